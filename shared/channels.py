@@ -1,0 +1,95 @@
+"""Every Redis name, and the one codec for what travels through Redis.
+
+| name | type | what |
+|---|---|---|
+| `headway:batch:{<id>}` | pub/sub | a `Frame` after each commit that changed the batch |
+| `headway:dramatiq:*` | Dramatiq's | work tickets, one queue for each queue of kinds |
+
+`HEADWAY_NAMESPACE` is put before each. Nothing here is a fact: the server may be emptied at any moment.
+"""
+
+import time
+from uuid import UUID
+
+import msgspec
+import redis
+import structlog
+from msgspec import Raw, Struct
+
+from shared.events import Delta, encode
+
+FORMAT = 1
+"""Of a Frame. A reader that meets another one only takes note that something changed."""
+
+LARGEST_DELTA = 64 * 1024
+"""Bytes. Above it a frame carries the versions only, and readers ask PostgreSQL."""
+
+_AWAY_FOR = 1.0
+"""Seconds for which nothing is published after a failure: a commit must not wait for a server that is away."""
+
+log = structlog.get_logger(__name__)
+
+
+class Frame(Struct, rename={"since": "from"}):
+    """A change of one batch, from one version to another. `delta` is null when it is large or not known."""
+
+    format: int
+    epoch: str
+    since: int
+    to: int
+    delta: Raw | None = None
+
+
+_decode_frame = msgspec.json.Decoder(Frame).decode
+_decode_delta = msgspec.json.Decoder(Delta).decode
+
+
+def batch_channel(namespace: str, batch_id: UUID) -> str:
+    return f"{namespace}headway:batch:{{{batch_id}}}"
+
+
+def broker_namespace(namespace: str) -> str:
+    return f"{namespace}headway:dramatiq"
+
+
+def make_frame(epoch: str, since: int, to: int, delta: Delta | None) -> Frame:
+    """The frame, without its delta if that is too large to send to everybody."""
+    encoded = None if delta is None else encode(delta)
+    if encoded is not None and len(encoded) > LARGEST_DELTA:
+        encoded = None
+    return Frame(FORMAT, epoch, since, to, None if encoded is None else Raw(encoded))
+
+
+def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
+    """The frame and its delta; None for a message of another format."""
+    try:
+        frame = _decode_frame(message)
+        if frame.format != FORMAT:
+            return None
+        return frame, None if frame.delta is None else _decode_delta(frame.delta)
+    except msgspec.MsgspecError:
+        return None
+
+
+class Publisher:
+    """Tells whoever listens what was committed. Never raises and never blocks for long: these are hints."""
+
+    def __init__(self, client: "redis.Redis", namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._away_until = 0.0
+
+    def publish(self, batch_id: UUID, frame: Frame) -> None:
+        """To be called after the commit."""
+        if time.monotonic() < self._away_until:
+            return
+        try:
+            self._client.publish(batch_channel(self._namespace, batch_id), encode(frame))
+        except (redis.RedisError, OSError) as error:
+            self._away_until = time.monotonic() + _AWAY_FOR
+            log.warning("redis is away, publishing nothing", error=type(error).__name__)
+
+
+def make_redis(url: str) -> "redis.Redis":
+    """A client for hints: short timeouts, no retries."""
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=None)

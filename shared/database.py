@@ -1,0 +1,57 @@
+"""Engines: one place that knows how this system connects to PostgreSQL."""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_ARGUMENTS: dict[str, Any] = {
+    "connect_timeout": 5,
+    # A server that vanished without a word is noticed in about ten seconds, not in two hours.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+def connect_url(database_url: str) -> sa.URL:
+    """`database_url` with psycopg 3 as the driver, whatever it says. Raises ValueError if it is no PostgreSQL URL."""
+    url = sa.make_url(database_url)
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError("expected postgresql://…")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def make_engine(database_url: str, *, pool_size: int, application: str) -> sa.Engine:
+    """For api and worker. A connection is tried before it is handed out: PostgreSQL may have been restarted."""
+    return sa.create_engine(
+        connect_url(database_url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        json_serializer=_dumps,
+        json_deserializer=msgspec.json.decode,
+        connect_args=_ARGUMENTS | {"application_name": application},
+    )
+
+
+def make_async_engine(database_url: str, *, pool_size: int, application: str) -> AsyncEngine:
+    """For stream: every transaction is REPEATABLE READ, READ ONLY, that is, one snapshot."""
+    return create_async_engine(
+        connect_url(database_url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        json_deserializer=msgspec.json.decode,
+        connect_args=_ARGUMENTS | {"application_name": application},
+        isolation_level="REPEATABLE READ",
+        execution_options={"postgresql_readonly": True},
+    )
+
+
+def _dumps(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,113 @@
+"""The wire: what api, stream and Redis frames say, in the words of docs/protocol.md."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from shared.jobs import BatchStatus, Counts, JobStatus
+from shared.updates import Items, Level
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339 in UTC with milliseconds; see `stamp`."""
+
+Id = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+
+
+def stamp(moment: datetime) -> Time:
+    """The wire form of a time: UTC, milliseconds, `Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class Failure(Struct, frozen=True):
+    """Why a job failed: `code` for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
+class Waiting(Struct, rename="camel", omit_defaults=True):
+    reason: Literal["paused", "no_worker", "behind", "delayed", "limited"]
+    ahead: int | None = None
+    until: Time | None = None
+
+
+class Batch(Struct, rename="camel"):
+    batch_id: Id
+    kind: str
+    title: str
+    owner: str
+    status: BatchStatus
+    version: int
+    progress: int
+    counts: Counts
+    waiting: Waiting | None
+    eta_seconds: float | None
+    cancel_requested: bool
+    metadata: dict[str, Any]
+    summary: Any
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class Job(Struct, rename="camel"):
+    id: Id
+    position: int
+    name: str
+    status: JobStatus
+    progress: int
+    step: str | None
+    message: str | None
+    items: Items | None
+    attempt: int
+    cancel_requested: bool
+    run_after: Time | None
+    error: Failure | None
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class Line(Struct, rename="camel"):
+    """One log line; `n` counts from 1 for each job and runs on across attempts."""
+
+    job_id: Id
+    attempt: int
+    n: int
+    at: Time
+    level: Level
+    text: str
+
+
+class Delta(Struct, rename="camel"):
+    """What one version changed. `line_count` is how many log lines the whole batch has at that version."""
+
+    batch: Batch
+    jobs: list[Job]
+    lines: list[Line]
+    line_count: int
+
+
+class Truncated(Struct, rename="camel"):
+    """How many older lines were left out, and where all of them can be read."""
+
+    count: int
+    logs_url: str
+
+
+EventName = Literal["progress", "log", "complete", "ping", "reset", "timeout", "error"]
+ResetReason = Literal["epoch", "ahead", "invalid_id", "filters"]
+
+encode = msgspec.json.Encoder().encode
+
+
+def sse(event: EventName, data: bytes, event_id: str | None = None) -> bytes:
+    """One Server-Sent Event. `data` is JSON, which never holds a raw line break."""
+    head = f"event: {event}\n" if event_id is None else f"event: {event}\nid: {event_id}\n"
+    return b"%bdata: %b\n\n" % (head.encode(), data)
+
+
+def sse_retry(milliseconds: int) -> bytes:
+    """The line that tells an EventSource how long to wait before it connects again."""
+    return b"retry: %d\n\n" % milliseconds

@@ -1,0 +1,153 @@
+"""The tables. What they mean is in docs/decisions and in the comments here; how they are used, in shared/queries.py."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_TIME = sa.DateTime(timezone=True)
+_JOB_STATES = "status IN ('QUEUED', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED')"
+_BATCH_STATES = "status IN ('QUEUED', 'PROCESSING', 'PAUSED', 'COMPLETED', 'PARTIAL', 'FAILED', 'CANCELLED')"
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    # one row; renewing its secret begins a new epoch
+    sa.Column("singleton", sa.Boolean, sa.CheckConstraint("singleton", name="one_row"), primary_key=True),
+    sa.Column("secret", sa.Text, nullable=False),
+)
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, sa.CheckConstraint(_BATCH_STATES, name="status"), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("concurrency", sa.Integer),
+    sa.Column("metadata", JSONB, nullable=False),
+    sa.Column("summary", JSONB),
+    # counters: right at every version, moved by the difference that was really made
+    sa.Column("queued", sa.Integer, nullable=False),
+    sa.Column("processing", sa.Integer, nullable=False),
+    sa.Column("completed", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("cancelled", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("progress_sum", sa.BigInteger, nullable=False),  # see jobs.contribution
+    sa.Column("failed_items", sa.BigInteger, nullable=False),
+    sa.Column("line_count", sa.BigInteger, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("started_at", _TIME),
+    sa.Column("finished_at", _TIME),
+    # a row that is rewritten at every change: room on its page keeps those rewrites out of the indexes
+    postgresql_with={"fillfactor": "30"},
+)
+sa.Index("ix_batches_owner_id", batches.c.owner, batches.c.id.desc())
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("params", JSONB, nullable=False),
+    sa.Column("status", sa.Text, sa.CheckConstraint(_JOB_STATES, name="status"), nullable=False),
+    sa.Column("progress", sa.Integer, nullable=False),
+    sa.Column("step", sa.Text),
+    sa.Column("message", sa.Text),
+    sa.Column("items_done", sa.Integer),
+    sa.Column("items_failed", sa.Integer),
+    sa.Column("items_total", sa.Integer),
+    sa.Column("attempt", sa.Integer, nullable=False),  # rises at every start, never repeats
+    sa.Column("failures", sa.Integer, nullable=False),  # what retries are limited by
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("run_after", _TIME),
+    sa.Column("lease_token", UUID(as_uuid=True)),  # reserved (QUEUED) or running (PROCESSING) under this token
+    sa.Column("lease_until", _TIME),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.Column("result", JSONB),
+    sa.Column("last_line", sa.BigInteger, nullable=False),
+    sa.Column("started_at", _TIME),  # of the latest attempt
+    sa.Column("finished_at", _TIME),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    postgresql_with={"fillfactor": "80"},
+)
+sa.Index("ix_jobs_batch_id_version", jobs.c.batch_id, jobs.c.version)
+sa.Index("uq_jobs_batch_id_position", jobs.c.batch_id, jobs.c.position, unique=True)
+sa.Index(
+    "ix_jobs_claimable",
+    jobs.c.batch_id,
+    jobs.c.position,
+    postgresql_where=sa.text("status = 'QUEUED' AND lease_token IS NULL"),
+)
+sa.Index("ix_jobs_leased", jobs.c.batch_id, postgresql_where=sa.text("lease_token IS NOT NULL"))
+
+lanes = sa.Table(
+    "lanes",
+    metadata,
+    # what a claim looks at: one narrow row for each unfinished batch, never rewritten while jobs change
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("concurrency", sa.Integer),
+)
+sa.Index("ix_lanes_order", lanes.c.queue, lanes.c.priority.desc(), lanes.c.batch_id)
+
+log_lines = sa.Table(
+    "log_lines",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("n", sa.BigInteger, primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("level", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+sa.Index("ix_log_lines_batch_id_version", log_lines.c.batch_id, log_lines.c.version, log_lines.c.at)
+
+transitions = sa.Table(
+    "transitions",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("job_id", UUID(as_uuid=True)),  # null: the batch itself
+    sa.Column("old_status", sa.Text),  # null: created
+    sa.Column("new_status", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),  # a code: created, started, completed, lease_expired, …
+    sa.Column("message", sa.Text),  # for people, where the code does not say it all
+)
+sa.Index("ix_transitions_batch_id_id", transitions.c.batch_id, transitions.c.id)
+sa.Index("ix_transitions_job_id", transitions.c.job_id, postgresql_where=sa.text("job_id IS NOT NULL"))
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("content_type", sa.Text, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("expires_at", _TIME),  # null once a batch uses it
+)
+sa.Index("ix_uploads_expires_at", uploads.c.expires_at, postgresql_where=sa.text("expires_at IS NOT NULL"))

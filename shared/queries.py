@@ -1,0 +1,337 @@
+"""All SQL of the system, each statement named and described. Values come in as parameters only.
+
+`j` is always a job, `b` a batch. Statements that change jobs run under their batch's lock (LOCK_BATCH), but for CLAIM,
+RENEW, RELEASE and RELEASE_EXPIRED, which touch nothing but leases, wait for no lock, and therefore need none.
+"""
+
+from sqlalchemy import TextClause, text
+
+_BATCH = """
+    b.id, b.owner, b.kind, b.title, b.status, b.version, b.priority, b.concurrency, b.metadata, b.summary,
+    b.queued, b.processing, b.completed, b.failed, b.cancelled, b.total, b.progress_sum, b.failed_items, b.line_count,
+    b.paused, b.cancel_requested, b.created_at, b.started_at, b.finished_at
+"""
+
+_JOB = """
+    j.id, j.position, j.name, j.status, j.progress, j.step, j.message, j.items_done, j.items_failed, j.items_total,
+    j.attempt, j.cancel_requested, j.run_after, j.error_code, j.error_message, j.started_at, j.finished_at, j.version
+"""
+
+_LINE = "l.job_id, l.attempt, l.n, l.at, l.level, l.text, l.version"
+
+
+def _query(sql: str) -> TextClause:
+    return text(sql)
+
+
+# -- changing a batch ---------------------------------------------------------------------------------------------
+
+# The first statement of every change: commit order becomes version order.
+LOCK_BATCH = _query(f"""
+    SELECT {_BATCH}, headway_epoch() AS epoch FROM batches b WHERE b.id = :id FOR NO KEY UPDATE
+""")
+
+# Reserved jobs begin to run, if they are still queued under their token.
+START_JOBS = _query(f"""
+    UPDATE jobs j
+    SET status = 'PROCESSING', attempt = j.attempt + 1, step = NULL, message = NULL,
+        error_code = NULL, error_message = NULL, run_after = NULL, started_at = clock_timestamp(), version = :version,
+        lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED'
+    RETURNING {_JOB}, j.params, j.failures, j.last_line
+""")
+
+# After a commit whose outcome is unknown: those that it did start.
+STARTED_JOBS = _query(f"""
+    SELECT {_JOB}, j.params, j.failures, j.last_line FROM jobs j
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'PROCESSING'
+""")
+
+# Running jobs get on, or end. Fenced: only while the job runs under the given token (and, for the sweeper, only if the
+# lease is over). After a cancel nothing goes back to the queue or fails: it is cancelled.
+UPDATE_JOBS = _query(f"""
+    WITH wanted AS (
+        SELECT u.*, j.progress AS old_progress, coalesce(j.items_failed, 0) AS old_items_failed,
+            CASE WHEN j.cancel_requested AND u.status IN ('QUEUED', 'FAILED') THEN 'CANCELLED' ELSE u.status END AS ends
+        FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:statuses AS text[]), CAST(:progress AS int[]),
+            CAST(:steps AS text[]), CAST(:messages AS text[]),
+            CAST(:items_done AS int[]), CAST(:items_failed AS int[]), CAST(:items_total AS int[]),
+            CAST(:last_lines AS bigint[]), CAST(:error_codes AS text[]), CAST(:error_messages AS text[]),
+            CAST(:results AS text[]), CAST(:delays AS float8[]), CAST(:counts AS boolean[])
+        ) AS u (id, token, status, progress, step, message, items_done, items_failed, items_total,
+                last_line, error_code, error_message, result, delay, counts)
+        JOIN jobs j ON j.id = u.id
+    )
+    UPDATE jobs j
+    SET status = w.ends,
+        progress = CASE WHEN w.ends = 'COMPLETED' THEN 100 ELSE LEAST(99, GREATEST(j.progress, w.progress)) END,
+        step = coalesce(w.step, j.step), message = coalesce(w.message, j.message),
+        items_done = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_done, j.items_done) END,
+        items_failed = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_failed, j.items_failed) END,
+        items_total = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_total, j.items_total) END,
+        last_line = GREATEST(j.last_line, w.last_line),
+        failures = j.failures + CAST(w.counts AS int),
+        error_code = CASE WHEN w.ends IN ('FAILED', 'QUEUED') THEN w.error_code END,
+        error_message = CASE WHEN w.ends IN ('FAILED', 'QUEUED') THEN w.error_message END,
+        result = CASE WHEN w.ends = 'COMPLETED' THEN CAST(w.result AS jsonb) END,
+        run_after = CASE WHEN w.ends = 'QUEUED' THEN clock_timestamp() + w.delay * interval '1 second' END,
+        finished_at = CASE WHEN w.ends IN ('COMPLETED', 'FAILED', 'CANCELLED') THEN clock_timestamp() END,
+        lease_token = CASE WHEN w.ends = 'PROCESSING' THEN j.lease_token END,
+        lease_until = CASE WHEN w.ends = 'PROCESSING' THEN j.lease_until END,
+        version = :version
+    FROM wanted w
+    WHERE j.id = w.id AND j.lease_token = w.token AND j.status = 'PROCESSING'
+        AND (NOT CAST(:only_expired AS boolean) OR j.lease_until < clock_timestamp())
+    RETURNING {_JOB}, w.old_progress, w.old_items_failed
+""")
+
+# Log lines; one that is there already (a repeated commit) is left as it is.
+ADD_LINES = _query("""
+    INSERT INTO log_lines (job_id, n, batch_id, attempt, at, level, text, version)
+    SELECT u.job_id, u.n, :batch_id, u.attempt, u.at, u.level, u.text, :version
+    FROM unnest(
+        CAST(:job_ids AS uuid[]), CAST(:numbers AS bigint[]), CAST(:attempts AS int[]), CAST(:times AS timestamptz[]),
+        CAST(:levels AS text[]), CAST(:texts AS text[])
+    ) AS u (job_id, n, attempt, at, level, text)
+    ON CONFLICT DO NOTHING
+""")
+
+ADD_TRANSITIONS = _query("""
+    INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason, message)
+    SELECT :batch_id, u.job_id, u.old_status, u.new_status, u.attempt, clock_timestamp(), u.reason, u.message
+    FROM unnest(
+        CAST(:job_ids AS uuid[]), CAST(:old_statuses AS text[]), CAST(:new_statuses AS text[]),
+        CAST(:attempts AS int[]), CAST(:reasons AS text[]), CAST(:messages AS text[])
+    ) AS u (job_id, old_status, new_status, attempt, reason, message)
+""")
+
+# All queued jobs of a batch end as cancelled; their number and what that adds to the
+# progress sum. Reserved ones too: their claimer finds them no longer queued.
+CANCEL_QUEUED = _query("""
+    WITH gone AS (
+        UPDATE jobs j
+        SET status = 'CANCELLED', finished_at = clock_timestamp(), run_after = NULL, lease_token = NULL,
+            lease_until = NULL, error_code = NULL, error_message = NULL, version = :version
+        WHERE j.batch_id = :batch_id AND j.status = 'QUEUED'
+        RETURNING j.id, j.attempt, j.progress
+    ), noted AS (
+        INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason)
+        SELECT :batch_id, gone.id, 'QUEUED', 'CANCELLED', gone.attempt, clock_timestamp(), 'cancelled' FROM gone
+    )
+    SELECT count(*) AS jobs, coalesce(sum(100 - progress), 0) AS progress FROM gone
+""")
+
+# Running jobs of a batch are asked to end.
+REQUEST_CANCEL = _query("""
+    UPDATE jobs j SET cancel_requested = true, version = :version
+    WHERE j.batch_id = :batch_id AND j.status = 'PROCESSING' AND NOT j.cancel_requested
+""")
+
+# The last statement of every change.
+UPDATE_BATCH = _query(f"""
+    UPDATE batches b
+    SET version = :version, status = :status, queued = :queued, processing = :processing, completed = :completed,
+        failed = :failed, cancelled = :cancelled, progress_sum = :progress_sum, failed_items = :failed_items,
+        line_count = :line_count, paused = :paused, cancel_requested = :cancel_requested,
+        summary = CAST(:summary AS jsonb),
+        started_at = CASE WHEN :started THEN coalesce(b.started_at, clock_timestamp()) ELSE b.started_at END,
+        finished_at = CASE WHEN :finished THEN clock_timestamp() END
+    WHERE b.id = :id
+    RETURNING {_BATCH}
+""")
+
+CLOSE_LANE = _query("DELETE FROM lanes WHERE batch_id = :batch_id")
+
+# What a summary is made of, in job order.
+RESULTS = _query("""
+    SELECT CAST(j.result AS text) AS result FROM jobs j
+    WHERE j.batch_id = :batch_id AND j.status = 'COMPLETED' ORDER BY j.position
+""")
+
+# -- creating -----------------------------------------------------------------------------------------------------
+
+ADD_BATCH = _query(f"""
+    INSERT INTO batches AS b (id, owner, kind, title, status, version, priority, concurrency, metadata, queued,
+        processing, completed, failed, cancelled, total, progress_sum, failed_items, line_count, paused,
+        cancel_requested, created_at)
+    VALUES (:id, :owner, :kind, :title, 'QUEUED', 1, :priority, :concurrency, CAST(:metadata AS jsonb), :total,
+        0, 0, 0, 0, :total, 0, 0, 0, false, false, clock_timestamp())
+    RETURNING {_BATCH}
+""")
+
+# In the form that COPY takes; columns as in creation.py.
+COPY_JOBS = """
+    COPY jobs (id, batch_id, position, name, params, status, progress, attempt, failures, cancel_requested,
+        last_line, version) FROM STDIN
+"""
+
+ADD_LANE = _query("""
+    INSERT INTO lanes (batch_id, queue, priority, concurrency) VALUES (:batch_id, :queue, :priority, :concurrency)
+""")
+
+# -- claiming -----------------------------------------------------------------------------------------------------
+
+# Reserves up to :jobs runnable jobs of a queue: by the batch's priority, then its age, then position. It takes no
+# batch lock and waits for no lock. `concurrency` is respected here as well as one snapshot can, and exactly at START.
+CLAIM = _query("""
+    WITH picked AS (
+        SELECT j.id FROM lanes l CROSS JOIN LATERAL (
+            SELECT c.id FROM jobs c
+            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
+                AND (c.run_after IS NULL OR c.run_after <= clock_timestamp())
+            ORDER BY c.position
+            LIMIT CASE WHEN l.concurrency IS NULL THEN CAST(:jobs AS bigint) ELSE GREATEST(0, LEAST(:jobs,
+                l.concurrency - (SELECT count(*) FROM jobs r
+                                 WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) j
+        WHERE l.queue = :queue
+        ORDER BY l.priority DESC, l.batch_id
+        LIMIT :jobs
+    )
+    UPDATE jobs j
+    SET lease_token = :token, lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
+    FROM picked
+    WHERE j.id = picked.id AND j.status = 'QUEUED' AND j.lease_token IS NULL
+    RETURNING j.id, j.batch_id, j.position
+""")
+
+# Up to :jobs of a queue's jobs that could be claimed now.
+RUNNABLE = _query("""
+    SELECT count(*) FROM (
+        SELECT 1 FROM lanes l CROSS JOIN LATERAL (
+            SELECT 1 FROM jobs c
+            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
+                AND (c.run_after IS NULL OR c.run_after <= clock_timestamp())
+            LIMIT CASE WHEN l.concurrency IS NULL THEN CAST(:jobs AS bigint) ELSE GREATEST(0, LEAST(:jobs,
+                l.concurrency - (SELECT count(*) FROM jobs r
+                                 WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
+        ) j
+        WHERE l.queue = :queue
+        LIMIT :jobs
+    ) runnable
+""")
+
+# Reservations that came to nothing go back; nobody has seen them, so no version.
+RELEASE = _query("""
+    UPDATE jobs j SET lease_token = NULL, lease_until = NULL
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED'
+""")
+
+# -- leases -------------------------------------------------------------------------------------------------------
+
+# Those of my jobs that are still mine, with what was asked of them.
+HELD = _query("""
+    SELECT j.id, j.cancel_requested FROM jobs j
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS u (id, token) ON u.id = j.id
+    WHERE j.lease_token = u.token AND j.status = 'PROCESSING'
+""")
+
+# A row that is locked is left out, so that this never waits for a change of its batch: its turn comes again soon.
+RENEW = _query("""
+    UPDATE jobs j SET lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
+    WHERE j.id IN (
+        SELECT h.id FROM jobs h
+        JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS u (id, token) ON u.id = h.id
+        WHERE h.lease_token = u.token AND h.status = 'PROCESSING'
+        FOR NO KEY UPDATE OF h SKIP LOCKED
+    )
+""")
+
+# Running jobs whose worker is not heard of any more.
+EXPIRED = _query("""
+    SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind
+    FROM jobs j JOIN batches b ON b.id = j.batch_id
+    WHERE j.lease_token IS NOT NULL AND j.status = 'PROCESSING' AND j.lease_until < clock_timestamp()
+    ORDER BY j.batch_id LIMIT :jobs
+""")
+
+# Reservations whose worker is not heard of any more.
+RELEASE_EXPIRED = _query("""
+    UPDATE jobs j SET lease_token = NULL, lease_until = NULL
+    WHERE j.id IN (
+        SELECT h.id FROM jobs h
+        WHERE h.lease_token IS NOT NULL AND h.status = 'QUEUED' AND h.lease_until < clock_timestamp()
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+""")
+
+# For how many seconds this server has been up.
+UPTIME = _query("SELECT CAST(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()) AS float8)")
+
+# One sweeper at a time. Held by the transaction, not the session, so that PgBouncer may be between.
+TRY_LOCK = _query("SELECT pg_try_advisory_xact_lock(:lock)")
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+EPOCH = _query("SELECT headway_epoch()")
+
+BATCH = _query(f"SELECT {_BATCH} FROM batches b WHERE b.id = :id AND b.owner = :owner")
+
+# Newest first; ids rise with time. :before is the last id of the page before.
+BATCHES = _query(f"""
+    SELECT {_BATCH} FROM batches b
+    WHERE b.owner = :owner
+        AND (CAST(:before AS uuid) IS NULL OR b.id < CAST(:before AS uuid))
+        AND (CAST(:status AS text) IS NULL OR b.status = CAST(:status AS text))
+        AND (CAST(:kind AS text) IS NULL OR b.kind = CAST(:kind AS text))
+        AND (CAST(:q AS text) IS NULL OR strpos(lower(b.title), lower(CAST(:q AS text))) > 0)
+    ORDER BY b.id DESC LIMIT :limit
+""")
+
+# By position; :after is the last position of the page before.
+JOBS = _query(f"""
+    SELECT {_JOB} FROM jobs j
+    WHERE j.batch_id = :batch_id AND j.position > :after
+        AND (CAST(:status AS text) IS NULL OR j.status = CAST(:status AS text))
+    ORDER BY j.position LIMIT :limit
+""")
+
+JOB = _query(f"""
+    SELECT {_JOB}, j.batch_id, j.params, j.result FROM jobs j JOIN batches b ON b.id = j.batch_id
+    WHERE j.id = :id AND b.owner = :owner
+""")
+
+# What happened to one job, oldest first: its attempts follow from it.
+JOB_TRANSITIONS = _query("""
+    SELECT t.old_status, t.new_status, t.attempt, t.at, t.reason, t.message FROM transitions t
+    WHERE t.job_id = :job_id ORDER BY t.id
+""")
+
+# The stream's one question, what changed since version v?, is these three in one snapshot.
+WATCHED_BATCH = _query(f"SELECT {_BATCH}, headway_epoch() AS epoch FROM batches b WHERE b.id = :id")
+CHANGED_JOBS = _query(f"""
+    SELECT {_JOB} FROM jobs j WHERE j.batch_id = :batch_id AND j.version > :since ORDER BY j.version, j.position
+""")
+# The newest :limit of the lines after :since, newest first.
+CHANGED_LINES = _query(f"""
+    SELECT {_LINE} FROM log_lines l WHERE l.batch_id = :batch_id AND l.version > :since
+    ORDER BY l.version DESC, l.at DESC, l.job_id DESC, l.n DESC LIMIT :limit
+""")
+COUNT_LINES = _query("SELECT count(*) FROM log_lines l WHERE l.batch_id = :batch_id AND l.version > :since")
+
+# For polling: where all watched batches are.
+VERSIONS = _query("""
+    SELECT b.id, b.version, headway_epoch() AS epoch FROM batches b WHERE b.id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# -- uploads ------------------------------------------------------------------------------------------------------
+
+ADD_UPLOAD = _query("""
+    INSERT INTO uploads (id, owner, name, size, content_type, created_at, expires_at)
+    VALUES (:id, :owner, :name, :size, :content_type, clock_timestamp(),
+        clock_timestamp() + CAST(:ttl AS float8) * interval '1 second')
+    RETURNING expires_at
+""")
+
+# A batch begins to use them: they no longer expire. Returns those that exist and are the owner's.
+USE_UPLOADS = _query("""
+    UPDATE uploads u SET expires_at = NULL WHERE u.id = ANY(CAST(:ids AS uuid[])) AND u.owner = :owner RETURNING u.id
+""")
+
+EXPIRE_UPLOADS = _query("""
+    DELETE FROM uploads u WHERE u.id IN (
+        SELECT x.id FROM uploads x WHERE x.expires_at < clock_timestamp() LIMIT :uploads FOR UPDATE SKIP LOCKED
+    ) RETURNING u.id
+""")

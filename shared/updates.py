@@ -1,0 +1,90 @@
+"""What a job handler receives, yields and raises: all that the author of a handler has to know."""
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from msgspec import Struct
+
+Level = Literal["phase", "info", "success", "warn", "error", "log"]
+
+
+class Items(Struct, frozen=True):
+    """Progress of a job that works through many things; failed ones are not done."""
+
+    done: int
+    failed: int = 0
+    total: int = 0
+
+
+class Progress(Struct, frozen=True):
+    """How far the job is: `percent` from 0 to 99 (100 is reached by returning); what is None stays as it was."""
+
+    percent: float | None = None
+    message: str | None = None
+    items: Items | None = None
+
+
+class Step(Struct, frozen=True):
+    """The job has entered a named step; it also leaves a log line of level `phase`."""
+
+    name: str
+    percent: float | None = None
+
+
+class Log(Struct, frozen=True):
+    """One line for the job's log."""
+
+    text: str
+    level: Level = "log"
+
+
+Update = Progress | Step | Log
+
+
+class Job(Struct, frozen=True):
+    """The job as its handler sees it. `attempt` counts from 1 and never repeats."""
+
+    id: UUID
+    batch_id: UUID
+    owner: str
+    name: str
+    attempt: int
+    uploads: Path
+    """The directory of uploaded files; a handler asks for `upload(id)`."""
+
+    def upload(self, upload_id: UUID) -> Path:
+        """The uploaded file that the job's parameters name."""
+        return self.uploads / str(upload_id)
+
+
+Result = TypeVar("Result")
+Updates = Generator[Update, None, Result]
+"""What a handler is to return: a generator of updates whose return value is the job's result (what msgspec encodes)."""
+
+Handler = Callable[[Any, Job], Updates[Any]]
+
+
+class JobError(Exception):
+    """A failure with a code for programs (`lower_case`) and a sentence for people."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class Fatal(JobError):
+    """Trying again would not help: the job fails at once."""
+
+    def __init__(self, message: str, *, code: str = "failed") -> None:
+        super().__init__(message, code=code)
+
+
+class Retryable(JobError):
+    """Worth another attempt, if the kind allows one; `after` is a wait in seconds instead of the usual backoff."""
+
+    def __init__(self, message: str, *, code: str = "failed", after: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.after = after
