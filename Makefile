@@ -39,7 +39,7 @@ types: .venv/dev.stamp  ## mypy --strict
 	@$(BIN)/mypy
 
 imports: .venv/dev.stamp  ## who may import whom (contracts in pyproject.toml)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	@$(BIN)/ruff check --quiet --fix-only

@@ -15,6 +15,8 @@ import msgspec
 import redis
 import structlog
 from msgspec import Raw, Struct
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.events import Delta, encode
 
@@ -92,4 +94,4 @@ class Publisher:
 
 def make_redis(url: str) -> "redis.Redis":
     """A client for hints: short timeouts, no retries."""
-    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=None)
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))

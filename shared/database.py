@@ -13,6 +13,8 @@ _ARGUMENTS: dict[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
+    # A process that was frozen in the middle of a change must not hold its batch for ever.
+    "options": "-c idle_in_transaction_session_timeout=10s",
 }
 
 

@@ -241,7 +241,7 @@ RENEW = _query("""
 
 # Running jobs whose worker is not heard of any more.
 EXPIRED = _query("""
-    SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind
+    SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind, clock_timestamp() AS now
     FROM jobs j JOIN batches b ON b.id = j.batch_id
     WHERE j.lease_token IS NOT NULL AND j.status = 'PROCESSING' AND j.lease_until < clock_timestamp()
     ORDER BY j.batch_id LIMIT :jobs

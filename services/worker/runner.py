@@ -1,0 +1,137 @@
+"""Runs one job: drives its handler's generator and turns whatever it does into an end that can be stored."""
+
+import random
+import threading
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from services.worker.ledger import Abandoned, Ledger
+from services.worker.retries import after_failure
+from services.worker.run import Interrupted, Run, clean
+from shared.changes import JobUpdate
+from shared.events import Failure
+from shared.jobs import JobStatus
+from shared.kinds.kind import Kind
+from shared.updates import Fatal, Handler, JobError, Level, Retryable
+
+_MESSAGE_MAX = 2000
+"""Bytes of an error's message."""
+
+log = structlog.get_logger(__name__)
+
+End = tuple[JobUpdate | None, tuple[Level, str] | None]
+"""The end of an attempt, and a last log line that explains it."""
+
+
+class Runner:
+    """`jitter` gives numbers in [0, 1) for the backoff between attempts."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        kinds: Mapping[str, Kind],
+        handlers: Mapping[str, Handler],
+        *,
+        max_result: int,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._ledger = ledger
+        self._kinds = kinds
+        self._handlers = handlers
+        self._max_result = max_result
+        self._jitter = jitter
+
+    def run(self, run: Run) -> None:
+        """Runs the job to its end in this thread. Never raises: a handler harms its job, not the worker."""
+        run.thread = threading.get_ident()
+        end: JobUpdate | None = None
+        line: tuple[Level, str] | None = None
+        try:
+            end, line = self._attempt(run)
+        except Abandoned:
+            log.warning("an abandoned handler has ended", job=str(run.job.id))
+        self._ledger.finish(run, end, line=line)
+
+    def _attempt(self, run: Run) -> End:
+        kind, handler = self._kinds.get(run.kind), self._handlers.get(run.kind)
+        if kind is None or handler is None:
+            # another version of the worker may know it: give it back, counted, so that it does not go round for ever
+            failure = Failure("no_handler", f"this worker knows no kind {run.kind}")
+            return self._failed(run, Kind(name=run.kind, title="", params=msgspec.Struct), failure)
+        try:
+            params = msgspec.convert(run.params, kind.params)
+        except msgspec.ValidationError as error:
+            return self._failed(run, kind, Failure("invalid_params", str(error)), fatal=True)
+        try:
+            result = self._drive(run, handler(params, run.job))
+        except Interrupted as interrupted:
+            return self._interrupted(run, kind, interrupted)
+        except Abandoned:
+            raise
+        except Retryable as error:
+            return self._failed(run, kind, Failure(error.code, error.message), after=error.after)
+        except JobError as error:
+            return self._failed(run, kind, Failure(error.code, error.message), fatal=isinstance(error, Fatal))
+        except BaseException as error:  # also SystemExit, RecursionError, MemoryError: the job's, not ours
+            log.warning("a handler raised", job=str(run.job.id), kind=run.kind, exc_info=error)
+            return self._failed(run, kind, Failure("exception", f"{type(error).__name__}: {error}"))
+        return self._completed(run, kind, result)
+
+    def _drive(self, run: Run, generator: object) -> Any:
+        """The handler's result. Whatever ends it, the generator is closed, so that its `finally` runs."""
+        if not isinstance(generator, Generator):
+            raise Fatal(
+                f"the handler of {run.kind} is not a generator: it must yield at least once", code="no_generator"
+            )
+        try:
+            while True:
+                try:
+                    update = next(generator)
+                except StopIteration as stop:
+                    return stop.value
+                self._ledger.record(run, update)
+        finally:
+            try:
+                generator.close()
+            except Exception as error:  # what a handler's own cleaning up raises; RuntimeError: it yielded again
+                log.warning("a handler failed to clean up", job=str(run.job.id), kind=run.kind, exc_info=error)
+
+    def _completed(self, run: Run, kind: Kind, result: Any) -> End:
+        try:
+            encoded = msgspec.json.encode(result)
+        except Exception as error:  # noqa: BLE001  # whatever an object's encoding may raise
+            message = f"the result cannot be encoded as JSON: {type(error).__name__}: {error}"
+            return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
+        if len(encoded) > self._max_result:
+            message = f"the result has {len(encoded)} bytes; at most {self._max_result} are kept"
+            return self._failed(run, kind, Failure("result_too_large", message), fatal=True)
+        if b"\\u0000" in encoded:
+            message = "the result holds a NUL character, which PostgreSQL cannot store"
+            return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
+        return run.ended(JobStatus.COMPLETED, "completed", result=encoded), None
+
+    def _interrupted(self, run: Run, kind: Kind, interrupted: Interrupted) -> End:
+        match interrupted.reason:
+            case "cancelled":
+                return run.ended(JobStatus.CANCELLED, "cancelled"), ("warn", "cancelled")
+            case "given_back":
+                return run.ended(JobStatus.QUEUED, "given_back"), ("info", "given back: the worker leaves")
+            case "time_limit":
+                message = f"took longer than its time limit of {kind.time_limit:g} s"
+                return self._failed(run, kind, Failure("time_limit", message))
+            case _:  # lost: another worker has it, or nobody
+                return None, None
+
+    def _failed(
+        self, run: Run, kind: Kind, failure: Failure, *, fatal: bool = False, after: float | None = None
+    ) -> End:
+        failure = Failure(clean(failure.code, 100), clean(failure.message, _MESSAGE_MAX))
+        status, delay = after_failure(kind, run.failures, self._jitter, fatal=fatal, after=after)
+        text = f"attempt {run.job.attempt} failed: {failure.message}"
+        if delay is not None:
+            text += f"; the next one in {delay:.1f} s"
+        end = run.ended(status, failure.code, error=failure, delay=delay, counts=True)
+        return end, ("error", text)

@@ -1,0 +1,61 @@
+"""The stand-by: while Redis is away, and with it all tickets, it polls PostgreSQL and runs the same drain."""
+
+from threading import Event, Thread
+
+import redis
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.worker.drain import Drain, Slots
+from shared import queries
+
+_PERIOD = 1.0
+"""Seconds between two pings, and between two looks for work while Redis is away."""
+
+log = structlog.get_logger(__name__)
+
+
+class StandBy:
+    def __init__(self, engine: Engine, client: "redis.Redis", drain: Drain, slots: Slots, queue: str) -> None:
+        self._engine = engine
+        self._client = client
+        self._drain = drain
+        self._slots = slots
+        self._queue = queue
+        self._stopping = Event()
+        self._thread = Thread(target=self._loop, name="standby", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns at once; nothing is begun any more."""
+        self._stopping.set()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(_PERIOD):
+            away = not self._answers()
+            if away != self._drain.redis_away:
+                log.warning("redis is away, working by the stand-by" if away else "redis is back")
+                self._drain.redis_away = away
+            if away:
+                for _ in range(self._wanted()):
+                    Thread(target=self._drain, name="standby-drain", daemon=True).start()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except (redis.RedisError, OSError):
+            return False
+
+    def _wanted(self) -> int:
+        """How many idle threads there is work for."""
+        free = self._slots.free
+        if not free:
+            return 0
+        try:
+            with self._engine.connect() as connection:
+                return int(connection.execute(queries.RUNNABLE, {"queue": self._queue, "jobs": free}).scalar_one())
+        except SQLAlchemyError:
+            return 0

@@ -1,0 +1,154 @@
+"""The sweeper: puts right what a crash or an outage left. Every worker runs one; a lock lets one at a time work."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from threading import Event, Thread
+from typing import Any
+
+import redis
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.worker.retries import after_failure
+from shared import queries
+from shared.changes import Change, JobUpdate, NewLine
+from shared.channels import Publisher
+from shared.creation import TICKETS
+from shared.events import Failure
+from shared.jobs import JobStatus
+from shared.kinds.kind import Kind
+from shared.queue import TicketBroker, send_tickets, waiting_tickets
+from shared.settings import Settings
+
+_PERIOD = 1.0
+"""Seconds: a missing ticket is made up for within two of them."""
+
+_UPLOADS_PERIOD = 60.0
+"""Seconds between two looks for expired uploads."""
+
+_LOCK = 7_203_551
+"""Of the transaction that sweeps. Any number will do, as long as it is always the same one."""
+
+_MANY = 100
+"""Rows in one go."""
+
+_EXPIRED = Failure("lease_expired", "the worker that ran this was not heard of any more")
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    def __init__(
+        self,
+        engine: Engine,
+        broker: TicketBroker,
+        publisher: Publisher,
+        settings: Settings,
+        kinds: Mapping[str, Kind],
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._engine = engine
+        self._broker = broker
+        self._publisher = publisher
+        self._settings = settings
+        self._kinds = kinds
+        self._queues = sorted({kind.queue for kind in kinds.values()})
+        self._jitter = jitter
+        self._connected_at: float | None = None
+        self._uploads_at = 0.0
+        self._stopping = Event()
+        self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns at once; the round that is under way is finished."""
+        self._stopping.set()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(_PERIOD):
+            try:
+                self.sweep()
+            except SQLAlchemyError as error:
+                self._connected_at = None
+                log.warning("postgresql is away, not sweeping", error=type(error).__name__)
+            except Exception:  # a bug in one round must not end all of them
+                log.exception("the sweeper failed")
+
+    def sweep(self) -> None:
+        """One round, unless another process is at it."""
+        with self._engine.connect() as guard, guard.begin():
+            if not guard.execute(queries.TRY_LOCK, {"lock": _LOCK}).scalar_one():
+                return
+            if self._may_expire(guard):
+                self._expire()
+            self._send_tickets(guard)
+            if time.monotonic() >= self._uploads_at:
+                self._uploads_at = time.monotonic() + _UPLOADS_PERIOD
+                self._expire_uploads()
+
+    def _may_expire(self, connection: Connection) -> bool:
+        """After an outage workers first get a full lease to renew theirs: it must not re-run everything."""
+        now = time.monotonic()
+        if self._connected_at is None:
+            self._connected_at = now
+        uptime = float(connection.execute(queries.UPTIME).scalar_one())
+        return min(now - self._connected_at, uptime) > self._settings.lease
+
+    def _expire(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(queries.RELEASE_EXPIRED)
+            rows = connection.execute(queries.EXPIRED, {"jobs": _MANY}).all()
+        for batch_id, jobs in groupby(rows, key=lambda row: row.batch_id):
+            updates, lines = [], []
+            for job in jobs:
+                update, line = self._expired(job)
+                updates.append(update)
+                lines.append(line)
+            with self._engine.begin() as connection:
+                change = Change(connection, batch_id)
+                accepted = change.update(updates, only_expired=True)
+                change.add_lines(line for line in lines if line.job_id in accepted)
+                frame = change.close()
+            log.warning("leases expired", batch=str(batch_id), jobs=len(accepted))
+            if frame is not None:
+                self._publisher.publish(batch_id, frame)
+
+    def _expired(self, job: Any) -> tuple[JobUpdate, NewLine]:
+        """The end of an attempt whose worker is gone. It counts: the job may be what killed it."""
+        kind = self._kinds.get(job.kind)
+        status, delay = (JobStatus.FAILED, None) if kind is None else after_failure(kind, job.failures, self._jitter)
+        update = JobUpdate(
+            id=job.id,
+            token=job.lease_token,
+            status=status,
+            error=_EXPIRED,
+            delay=delay,
+            counts=True,
+            last_line=job.last_line + 1,
+            reason=_EXPIRED.code,
+        )
+        text = f"attempt {job.attempt} failed: {_EXPIRED.message}"
+        return update, NewLine(job.id, job.attempt, job.last_line + 1, job.now, "error", text)
+
+    def _send_tickets(self, connection: Connection) -> None:
+        """Where jobs are runnable and no ticket waits, one was lost, a retry is due, or all threads were busy."""
+        for queue in self._queues:
+            runnable = connection.execute(queries.RUNNABLE, {"queue": queue, "jobs": TICKETS}).scalar_one()
+            try:
+                if runnable and not waiting_tickets(self._broker, queue):
+                    send_tickets(self._broker, queue, runnable)
+            except (redis.RedisError, OSError):
+                return  # the stand-by is at work
+
+    def _expire_uploads(self) -> None:
+        """Rows first: a file without a row is found by nobody, a row without its file would be."""
+        with self._engine.begin() as connection:
+            ids = connection.execute(queries.EXPIRE_UPLOADS, {"uploads": _MANY}).scalars().all()
+        for upload_id in ids:
+            (self._settings.uploads / str(upload_id)).unlink(missing_ok=True)

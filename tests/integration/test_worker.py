@@ -1,0 +1,356 @@
+"""One worker process, in threads of the test's own: every way in which a handler can end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from msgspec import Struct, structs
+
+from services.worker.handlers.rehearsal import rehearsal
+from services.worker.process import WorkerProcess, quiet_dramatiq
+from shared.creation import TICKETS
+from shared.jobs import JobStatus
+from shared.kinds.kind import Kind
+from shared.kinds.rehearsal import REHEARSAL
+from shared.queue import make_broker, send_tickets
+from shared.settings import Settings
+from shared.updates import Fatal, Items, Job, Log, Progress, Retryable, Step, Updates
+from tests.support.batches import (
+    assert_consistent,
+    batch_row,
+    cancel,
+    job_rows,
+    make_batch,
+    transition_rows,
+    wait_finished,
+    wait_for,
+)
+
+
+class Nothing(Struct):
+    pass
+
+
+def raises(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(10)
+    raise ValueError("the invoice has no address")
+
+
+def raises_system_exit(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(10)
+    raise SystemExit(3)
+
+
+def fatal(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(10)
+    raise Fatal("no such customer", code="no_customer")
+
+
+def unencodable(params: Nothing, job: Job) -> Updates[object]:
+    yield Progress(10)
+    return object()
+
+
+def too_large(params: Nothing, job: Job) -> Updates[str]:
+    yield Progress(10)
+    return "x" * 300_000
+
+
+def nul(params: Nothing, job: Job) -> Updates[str]:
+    yield Progress(10)
+    return "a\0b"
+
+
+def no_generator(params: Nothing, job: Job) -> int:
+    return 42
+
+
+def yields_nonsense(params: Nothing, job: Job) -> Updates[None]:
+    yield "half way"  # type: ignore[misc]
+
+
+def endless(params: Nothing, job: Job) -> Updates[None]:
+    while True:
+        yield Progress(50)
+        time.sleep(0.01)
+
+
+def never_yields(params: Nothing, job: Job) -> Updates[None]:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        pass
+    yield Progress(50)
+
+
+def negative_items(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(items=Items(-1))
+
+
+FAILURES: list[tuple[Callable[..., Any], str, str]] = [
+    (raises, "exception", "ValueError: the invoice has no address"),
+    (raises_system_exit, "exception", "SystemExit: 3"),
+    (fatal, "no_customer", "no such customer"),
+    (unencodable, "unencodable_result", "cannot be encoded as JSON"),
+    (too_large, "result_too_large", "at most 262144"),
+    (nul, "unencodable_result", "NUL"),
+    (no_generator, "no_generator", "must yield at least once"),
+    (yields_nonsense, "exception", "yields Progress, Step or Log, not str"),
+    (endless, "time_limit", "time limit of 1 s"),
+    (never_yields, "time_limit", "past its time limit"),
+    (negative_items, "exception", "whole numbers"),
+]
+
+
+def kind_of(handler: Callable[..., Any], **changes: Any) -> Kind:
+    kind = Kind(name=handler.__name__, title="", params=Nothing, max_attempts=1, time_limit=1, backoff=(0.1, 0.2))
+    return structs.replace(kind, **changes)
+
+
+@pytest.fixture
+def work(settings: Settings) -> Callable[..., Any]:
+    """A worker that runs the given handlers, and `rehearsal`, while the `with` block lasts."""
+    quiet_dramatiq()
+
+    @contextmanager
+    def working(*handlers: Callable[..., Any], **changes: Any) -> Iterator[None]:
+        kinds = {kind.name: kind for kind in (REHEARSAL, *(kind_of(handler, **changes) for handler in handlers))}
+        table = {handler.__name__: handler for handler in handlers} | {"rehearsal": rehearsal}
+        stop = Event()
+        faster = structs.replace(settings, cancel_grace=0.5)
+        process = WorkerProcess(faster, "default", kinds, table)
+        thread = Thread(target=process.run, args=(stop,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(20)
+            assert not thread.is_alive()
+
+    return working
+
+
+def submit(engine: sa.Engine, settings: Settings, jobs: int, kind: Any = "rehearsal", **options: Any) -> Any:
+    batch_id = make_batch(engine, jobs, kind, **options)
+    broker = make_broker(settings.redis_url, settings.namespace, ("default",))
+    assert send_tickets(broker, "default", min(jobs, TICKETS))
+    broker.client.close()
+    return batch_id
+
+
+def test_a_batch_runs_to_its_end(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
+    batch_id = submit(engine, settings, 6, params={"steps": 3, "stepMs": 10, "logsPerStep": 2})
+    with work():
+        batch = wait_finished(engine, batch_id)
+    assert (batch.status, batch.completed, batch.progress_sum) == ("COMPLETED", 6, 600)
+    assert batch.summary == {"jobs": 6, "steps": 18}
+    assert batch.line_count == 6 * 3 * 3
+    assert_consistent(engine, batch_id)
+    steps = [
+        (row.old_status, row.new_status, row.reason) for row in transition_rows(engine, batch_id) if not row.job_id
+    ]
+    assert steps == [
+        (None, "QUEUED", "created"),
+        ("QUEUED", "PROCESSING", "jobs"),
+        ("PROCESSING", "COMPLETED", "jobs"),
+    ]
+
+
+@pytest.mark.parametrize(("handler", "code", "message"), FAILURES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_failing_handler_fails_its_job_and_not_the_worker(
+    engine: sa.Engine,
+    settings: Settings,
+    work: Callable[..., Any],
+    handler: Callable[..., Any],
+    code: str,
+    message: str,
+) -> None:
+    bad = submit(engine, settings, 2, kind_of(handler))
+    with work(handler):
+        batch = wait_finished(engine, bad)
+        good = submit(engine, settings, 8, params={"steps": 1, "stepMs": 1})
+        assert wait_finished(engine, good).status == "COMPLETED"
+    assert batch.status == "FAILED"
+    for job in job_rows(engine, bad):
+        assert (job.status, job.error_code) == ("FAILED", code)
+        assert message in job.error_message
+    assert_consistent(engine, bad)
+
+
+def test_what_postgresql_refuses_fails_its_own_job_only(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE jobs ADD CHECK (result IS NULL OR result <> '\"refused\"'::jsonb)"))
+
+    def refused(params: Nothing, job: Job) -> Updates[str]:
+        yield Step("about to be refused")
+        return "refused" if job.name == "job 1" else "fine"
+
+    batch_id = submit(engine, settings, 4, kind_of(refused))
+    with work(refused):
+        batch = wait_finished(engine, batch_id)
+    assert (batch.status, batch.completed, batch.failed) == ("PARTIAL", 3, 1)
+    assert job_rows(engine, batch_id)[1].error_code == "unstorable"
+    assert_consistent(engine, batch_id)
+
+
+def test_a_retryable_failure_is_tried_again_and_lines_run_on(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    def third_time(params: Nothing, job: Job) -> Updates[int]:
+        yield Progress(10 * job.attempt, items=Items(1, 1, 4))
+        yield Log("here we go")
+        if job.attempt < 3:
+            raise Retryable("the printer is busy", code="busy", after=0.05)
+        yield Progress(items=Items(4, 0, 4))
+        return job.attempt
+
+    batch_id = submit(engine, settings, 1, kind_of(third_time))
+    with work(third_time, max_attempts=3):
+        batch = wait_finished(engine, batch_id)
+    (job,) = job_rows(engine, batch_id)
+    assert (batch.status, job.attempt, job.failures, job.result, job.error_code) == ("COMPLETED", 3, 2, 3, None)
+    assert (job.items_done, job.items_failed, batch.failed_items) == (4, 0, 0)
+    with engine.connect() as connection:
+        lines = connection.execute(sa.text("SELECT n, attempt, level, text FROM log_lines ORDER BY n")).all()
+    assert [(line.n, line.attempt, line.level) for line in lines] == [
+        (1, 1, "log"),
+        (2, 1, "error"),
+        (3, 2, "log"),
+        (4, 2, "error"),
+        (5, 3, "log"),
+    ]
+    assert "the printer is busy; the next one in" in lines[1].text
+    assert_consistent(engine, batch_id)
+
+
+def test_attempts_are_limited(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
+    batch_id = submit(engine, settings, 1, kind_of(raises))
+    with work(raises, max_attempts=3):
+        wait_finished(engine, batch_id)
+    (job,) = job_rows(engine, batch_id)
+    assert (job.status, job.attempt, job.failures) == ("FAILED", 3, 3)
+    assert_consistent(engine, batch_id)
+
+
+def test_failed_items_make_a_completed_batch_partial(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    def skips_one(params: Nothing, job: Job) -> Updates[None]:
+        yield Progress(50, items=Items(1, 0, 3))
+        yield Progress(99, items=Items(2, 1, 3))
+
+    batch_id = submit(engine, settings, 2, kind_of(skips_one))
+    with work(skips_one):
+        batch = wait_finished(engine, batch_id)
+    assert (batch.status, batch.completed, batch.failed_items) == ("PARTIAL", 2, 2)
+    assert_consistent(engine, batch_id)
+
+
+def test_a_cancel_ends_queued_jobs_at_once_and_running_ones_through_their_finally(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    cleaned = []
+
+    def tidy(params: Nothing, job: Job) -> Updates[None]:
+        try:
+            while True:
+                yield Progress(30)
+                time.sleep(0.01)
+        finally:
+            cleaned.append(job.id)
+
+    batch_id = submit(engine, settings, 10, kind_of(tidy))
+    with work(tidy, time_limit=60):
+        wait_for(lambda: batch_row(engine, batch_id).processing == 4, "four running jobs")
+        cancel(engine, batch_id)
+        row = batch_row(engine, batch_id)
+        assert (row.status, row.queued, row.processing, row.cancelled) == ("PROCESSING", 0, 4, 6)
+        batch = wait_finished(engine, batch_id, 5)
+    assert (batch.status, batch.cancelled, batch.progress_sum) == ("CANCELLED", 10, 1000)
+    assert len(cleaned) == 4
+    assert_consistent(engine, batch_id)
+
+
+def test_a_handler_that_ignores_a_cancel_does_not_hold_the_batch(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    release = Event()
+
+    def stubborn(params: Nothing, job: Job) -> Updates[None]:
+        yield Progress(30)
+        release.wait(20)
+        yield Progress(60)
+
+    batch_id = submit(engine, settings, 1, kind_of(stubborn))
+    with work(stubborn, time_limit=60):
+        wait_for(lambda: batch_row(engine, batch_id).processing, "a running job")
+        cancel(engine, batch_id)
+        batch = wait_finished(engine, batch_id, 5)
+        release.set()
+    assert batch.status == "CANCELLED"
+    assert_consistent(engine, batch_id)
+
+
+def test_shutdown_gives_running_jobs_back_without_using_up_an_attempt(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    def patient(params: Nothing, job: Job) -> Updates[int]:
+        yield Progress(40)
+        while job.attempt == 1:
+            yield Progress(40)
+            time.sleep(0.01)
+        return job.attempt
+
+    batch_id = submit(engine, settings, 2, kind_of(patient))
+    with work(patient, time_limit=60):
+        wait_for(lambda: batch_row(engine, batch_id).processing == 2, "two running jobs")
+    for job in job_rows(engine, batch_id):
+        assert (job.status, job.attempt, job.failures, job.run_after, job.progress) == ("QUEUED", 1, 0, None, 40)
+        assert job.lease_token is None
+    assert batch_row(engine, batch_id).status == "PROCESSING"
+    with work(patient, time_limit=60):  # no ticket is sent: the sweeper makes up for it
+        assert wait_finished(engine, batch_id).status == "COMPLETED"
+    assert [job.attempt for job in job_rows(engine, batch_id)] == [2, 2]
+    assert_consistent(engine, batch_id)
+
+
+def test_concurrency_is_never_exceeded(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
+    most = 0
+
+    batch_id = submit(engine, settings, 12, params={"steps": 2, "stepMs": 20}, concurrency=2)
+    with work():
+        while (row := batch_row(engine, batch_id)).finished_at is None:
+            most = max(most, row.processing)
+    assert most == 2
+    assert_consistent(engine, batch_id)
+
+
+def test_higher_priority_goes_first(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
+    low = make_batch(engine, 20, params={"steps": 1, "stepMs": 5}, priority=-1)
+    high = make_batch(engine, 20, params={"steps": 1, "stepMs": 5}, priority=7)
+    with work():
+        wait_finished(engine, low)
+    assert batch_row(engine, high).finished_at < batch_row(engine, low).finished_at
+    first_low = min(job.started_at for job in job_rows(engine, low))
+    assert first_low >= sorted(job.started_at for job in job_rows(engine, high))[-4]
+
+
+def test_progress_is_throttled_but_ends_right(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
+    def chatty(params: Nothing, job: Job) -> Updates[None]:
+        for n in range(5000):
+            yield Progress(n / 50)
+        yield Log("done", "success")
+
+    batch_id = submit(engine, settings, 1, kind_of(chatty))
+    with work(chatty, time_limit=60):
+        batch = wait_finished(engine, batch_id)
+    (job,) = job_rows(engine, batch_id)
+    seconds = (job.finished_at - job.started_at).total_seconds()
+    assert batch.version <= 4 + 10 * (seconds + 0.2)
+    assert JobStatus(job.status) is JobStatus.COMPLETED

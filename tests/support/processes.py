@@ -1,0 +1,45 @@
+"""Our services as the real processes that they are in production."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from shared.settings import Settings, variable
+from tests.support.batches import wait_for
+
+_numbers = count(1)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What a process needs to run with these settings."""
+    values = {variable(name): getattr(settings, name) for name in Settings.__struct_fields__}
+    ours = {name: str(value) for name, value in values.items() if value is not None}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")}
+    return others | ours
+
+
+@contextmanager
+def service(module: str, *arguments: str, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m module arguments`; killed at the end if it still lives."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment(settings))
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def worker(settings: Settings, directory: Path, queue: str = "default") -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process that takes jobs already."""
+    ready = directory / f"ready-{next(_numbers)}"
+    with service("services.worker", "--queue", queue, "--ready-file", str(ready), settings=settings) as process:
+        wait_for(ready.exists, "the worker to be ready")
+        yield process
