@@ -33,17 +33,17 @@ log = structlog.get_logger(__name__)
 
 
 class Frame(Struct, rename={"since": "from"}):
-    """A change of one batch, from one version to another. `delta` is null when it is large or not known."""
+    """A change of one batch, from one version to another. `delta` is JSON, null when it is large or not known."""
 
     format: int
     epoch: str
     since: int
     to: int
-    delta: Raw | None = None
+    delta: Raw = Raw(b"null")
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
-_decode_delta = msgspec.json.Decoder(Delta).decode
+_decode_delta = msgspec.json.Decoder(Delta | None).decode
 
 
 def batch_channel(namespace: str, batch_id: UUID) -> str:
@@ -56,10 +56,8 @@ def broker_namespace(namespace: str) -> str:
 
 def make_frame(epoch: str, since: int, to: int, delta: Delta | None) -> Frame:
     """The frame, without its delta if that is too large to send to everybody."""
-    encoded = None if delta is None else encode(delta)
-    if encoded is not None and len(encoded) > LARGEST_DELTA:
-        encoded = None
-    return Frame(FORMAT, epoch, since, to, None if encoded is None else Raw(encoded))
+    encoded = encode(delta)
+    return Frame(FORMAT, epoch, since, to, Raw(encoded if len(encoded) <= LARGEST_DELTA else b"null"))
 
 
 def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
@@ -68,7 +66,7 @@ def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
         frame = _decode_frame(message)
         if frame.format != FORMAT:
             return None
-        return frame, None if frame.delta is None else _decode_delta(frame.delta)
+        return frame, _decode_delta(frame.delta)
     except msgspec.MsgspecError:
         return None
 

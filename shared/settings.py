@@ -86,7 +86,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         name = variable(field.name)
         if text := environment.get(name):
             try:
-                values[field.name] = msgspec.convert(text, field.type, strict=False)
+                values[field.name] = msgspec.convert(text, field.type, strict=False, dec_hook=_path)
             except msgspec.ValidationError as error:
                 raise SettingsError(f"{name}: {error}") from None
         elif field.required:
@@ -95,6 +95,12 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     if unknown := sorted(name for name in environment if name.startswith("HEADWAY_") and name not in known):
         raise SettingsError(f"{unknown[0]}: there is no such setting")
     return Settings(**values)
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
 
 
 def variable(field: str) -> str:

@@ -29,7 +29,7 @@ def main() -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    handlers = make_handlers(unsafe=settings.rehearsal == "unsafe", detector=settings.detector)
+    handlers = make_handlers(settings, arguments.queue)
     return WorkerProcess(settings, arguments.queue, KINDS, handlers).run(stop, arguments.ready_file)
 
 

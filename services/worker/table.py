@@ -1,24 +1,39 @@
-"""The handlers, in an explicit table."""
+"""The handlers, in an explicit table. Each is made only in a worker whose queue has its kind."""
 
+from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from services.worker.detector import Detector, load_detector
-from services.worker.handlers.photos import photos
 from services.worker.handlers.rehearsal import rehearsal
+from shared.kinds import KINDS
 from shared.kinds.photos import PHOTOS_INVENTORY
 from shared.kinds.rehearsal import REHEARSAL
+from shared.settings import Settings
 from shared.updates import Handler
 
+if TYPE_CHECKING:
+    from services.worker.detector import Detector
 
-def make_handlers(*, unsafe: bool, detector: Path | None) -> dict[str, Handler]:
-    """By kind. `unsafe` and `detector` as in the settings of the same names (`rehearsal`, `detector`)."""
+
+def _rehearsal(settings: Settings) -> Handler:
+    return partial(rehearsal, unsafe=settings.rehearsal == "unsafe")
+
+
+def _photos(settings: Settings) -> Handler:
+    # numpy, Pillow and the model's engine are heavy, and no other queue needs them
+    from services.worker.detector import load_detector  # noqa: PLC0415
+    from services.worker.handlers.photos import photos  # noqa: PLC0415
 
     @cache
-    def load() -> Detector | None:
-        return load_detector(detector)
+    def detector() -> "Detector | None":
+        return load_detector(settings.detector)
 
-    return {
-        REHEARSAL.name: partial(rehearsal, unsafe=unsafe),
-        PHOTOS_INVENTORY.name: partial(photos, detector=load),
-    }
+    return partial(photos, detector=detector)
+
+
+_MAKERS: dict[str, Callable[[Settings], Handler]] = {REHEARSAL.name: _rehearsal, PHOTOS_INVENTORY.name: _photos}
+
+
+def make_handlers(settings: Settings, queue: str) -> dict[str, Handler]:
+    """The handlers of a queue's kinds, by kind."""
+    return {name: make(settings) for name, make in _MAKERS.items() if KINDS[name].queue == queue}

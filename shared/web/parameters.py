@@ -60,9 +60,9 @@ def decode_cursor(place: str, cursor: str, type_: type[T]) -> T:
     """The value. Raises Malformed for a cursor that is none of ours, or another list's."""
     try:
         decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        where, value = msgspec.json.decode(decoded, type=tuple[str, type_])
+        where, value = msgspec.json.decode(decoded, type=tuple[str, type_])  # type: ignore[valid-type]
     except (ValueError, RecursionError):  # msgspec's and binascii's errors are ValueErrors
         where, value = "", None
     if where != place or value is None:
         raise Malformed("the cursor is not one that this list gave out")
-    return value  # type: ignore[no-any-return]
+    return value

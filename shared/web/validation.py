@@ -45,11 +45,16 @@ def wrong_fields(value: Any, type_: Any, path: str, *, strict: bool = True) -> I
         if isinstance(inner, type) and issubclass(inner, Struct):
             yield from _wrong_in_struct(value, inner, path, strict=strict)
             return
-        for number, item in enumerate(value):
-            yield from wrong_fields(item, get_args(inner)[0], f"{path}[{number}]", strict=strict)
-        # the list's own constraints; what is wrong inside has been said
+        origin, arguments = get_origin(inner), get_args(inner)
+        if origin is dict:
+            for name, item in value.items():
+                yield from wrong_fields(item, arguments[1], join(path, name), strict=strict)
+        else:
+            for number, item in enumerate(value):
+                yield from wrong_fields(item, arguments[0], f"{path}[{number}]", strict=strict)
+        # its own constraints; what is wrong inside has been said
         if (bounds := _bounds(type_)) is not None:
-            yield from _wrong_leaf(value, Annotated[list[Any], bounds], path, strict=strict)
+            yield from _wrong_leaf(value, Annotated[origin, bounds], path, strict=strict)
         return
     yield from _wrong_leaf(value, type_, path, strict=strict)
 
@@ -110,14 +115,14 @@ def _field_error(path: str, error: ValidationError) -> FieldError:
 
 
 def _looked_into(type_: Any, value: Any) -> Any:
-    """The struct or list type that `value` has the outer form of, in a union with null or annotated; else None."""
+    """The struct, list or dict type (annotated or not, null besides or not) that `value` has the outer form of."""
     if get_origin(type_) is Annotated:
         return _looked_into(get_args(type_)[0], value)
     if get_origin(type_) in {Union, types.UnionType}:
         options = [option for option in get_args(type_) if option is not type(None)]
         return _looked_into(options[0], value) if len(options) == 1 else None
-    if get_origin(type_) is list:
-        return type_ if isinstance(value, list) else None
+    if (origin := get_origin(type_)) in {list, dict}:
+        return type_ if isinstance(value, origin) else None
     if isinstance(type_, type) and issubclass(type_, Struct):
         return type_ if isinstance(value, dict) else None
     return None

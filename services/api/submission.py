@@ -1,0 +1,130 @@
+"""What a client submits as a batch: read, checked against its kind, and made ready to be stored."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta, Raw, Struct, ValidationError
+
+from services.api.body import decode_json
+from shared.creation import NewJob
+from shared.errors import FieldError
+from shared.events import encode
+from shared.kinds import KINDS
+from shared.kinds.kind import Kind
+from shared.settings import Settings
+from shared.web.validation import DEEPEST, MOST_ERRORS, invalid, unstorable, wrong_fields
+
+_Name = Annotated[str, Meta(max_length=200)]
+
+
+class JobFields(Struct, forbid_unknown_fields=True):
+    name: _Name
+    params: dict[str, Any]
+    """Of the kind's own form, which is looked at once the kind is known."""
+
+
+class BatchFields(Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/batches`."""
+
+    kind: str
+    title: _Name
+    jobs: Annotated[list[JobFields], Meta(min_length=1, max_length=10_000)]
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    concurrency: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Submission(Struct):
+    """A batch that may be stored, if `errors` is empty and its owner has the uploads."""
+
+    kind: Kind | None
+    fields: BatchFields | None
+    jobs: list[NewJob]
+    uploads: list[tuple[str, UUID]]
+    """The uploads that the jobs name, each with its path."""
+    errors: list[FieldError]
+
+
+def read_submission(body: bytes, settings: Settings) -> Submission:
+    """Never refuses for a wrong field: the caller adds what the database knows, then names all of them together.
+
+    Raises Malformed.
+    """
+    value = decode_json(body)
+    fields, errors = None, []
+    try:
+        fields = msgspec.convert(value, BatchFields)
+        kind = KINDS.get(fields.kind)
+        given = [(number, job.name, job.params) for number, job in enumerate(fields.jobs)]
+    except ValidationError:
+        errors = list(wrong_fields(value, BatchFields, ""))
+        kind, given = _salvage(value)
+    if kind is None and not any(error.path in {"", "kind"} for error in errors):
+        errors.append(FieldError("kind", f"expected one of {', '.join(sorted(KINDS))}"))
+    if isinstance(value, dict):
+        errors += _wrong_texts(value, settings)
+    submission = Submission(kind, fields, [], [], errors)
+    for number, name, params in given:
+        if len(errors) > MOST_ERRORS:
+            break
+        _add_job(submission, f"jobs[{number}]", name, params, settings)
+    return submission
+
+
+def refuse_missing_uploads(submission: Submission, found: set[UUID]) -> None:
+    """Raises Invalid with everything that is wrong, the uploads that are not among those `found` included."""
+    submission.errors += [
+        FieldError(path, "there is no such upload") for path, upload in submission.uploads if upload not in found
+    ]
+    if submission.errors:
+        raise invalid(submission.errors)
+
+
+def _add_job(submission: Submission, path: str, name: str, params: dict[str, Any], settings: Settings) -> None:
+    text = encode(params)
+    where = f"{path}.params"
+    if "\0" in name:
+        submission.errors += unstorable(name, f"{path}.name")
+    if len(text) > settings.max_params:
+        submission.errors.append(FieldError(where, f"is longer than {settings.max_params} bytes"))
+    elif _suspicious(text) and (errors := list(unstorable(params, where))):
+        submission.errors += errors
+    elif submission.kind is not None:
+        try:
+            typed = msgspec.convert(params, submission.kind.params, str_keys=True)
+        except ValidationError as error:
+            submission.errors += wrong_fields(params, submission.kind.params, where, otherwise=error)
+            return
+        submission.uploads += [(f"{where}.{field}", upload) for field, upload in submission.kind.uploads(typed)]
+    submission.jobs.append(NewJob(name, Raw(text)))
+
+
+def _salvage(value: Any) -> tuple[Kind | None, list[tuple[int, str, dict[str, Any]]]]:
+    """What can still be checked of a body whose outer form is wrong."""
+    if not isinstance(value, dict):
+        return None, []
+    kind, jobs = value.get("kind"), value.get("jobs")
+    given = [
+        (number, name if isinstance(name := job.get("name"), str) else "", job["params"])
+        for number, job in enumerate(jobs if isinstance(jobs, list) else [])
+        if isinstance(job, dict) and isinstance(job.get("params"), dict)
+    ]
+    return KINDS.get(kind) if isinstance(kind, str) else None, given
+
+
+def _wrong_texts(value: dict[str, Any], settings: Settings) -> Iterator[FieldError]:
+    """What PostgreSQL could not store, of the batch itself."""
+    if isinstance(title := value.get("title"), str):
+        yield from unstorable(title, "title")
+    if isinstance(metadata := value.get("metadata"), dict):
+        if len(encode(metadata)) > settings.max_metadata:
+            yield FieldError("metadata", f"is longer than {settings.max_metadata} bytes")
+        else:
+            yield from unstorable(metadata, "metadata")
+
+
+def _suspicious(text: bytes) -> bool:
+    """Whether a closer look is needed: at 10,000 jobs it would take longer than storing them."""
+    return b"\\u0000" in text or text.count(b"{") + text.count(b"[") > DEEPEST
