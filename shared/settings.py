@@ -77,6 +77,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     version_check: Positive = 10
     """How often they are asked after while it is there, to heal a lost last message."""
 
+    def __repr__(self) -> str:
+        """Says nothing: half of the values are secrets, and this ends up in tracebacks."""
+        return "Settings(…)"
+
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings in `environment` (default: the process's). Raises SettingsError; an empty value counts as unset."""

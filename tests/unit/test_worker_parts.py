@@ -1,0 +1,74 @@
+"""The small rules of the worker: retries, and what may be stored."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from msgspec import Struct
+
+from services.worker.retries import after_failure
+from services.worker.run import Run, clean
+from shared.jobs import JobStatus
+from shared.kinds.kind import Kind
+from shared.updates import Job, Log, Progress, Step
+
+KIND = Kind(name="k", title="", params=Struct, max_attempts=4, backoff=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("failures", "options", "expected"),
+    [
+        (0, {}, (JobStatus.QUEUED, 0.5)),
+        (1, {}, (JobStatus.QUEUED, 1.0)),
+        (2, {}, (JobStatus.QUEUED, 1.5)),  # three seconds at most, not four
+        (3, {}, (JobStatus.FAILED, None)),
+        (0, {"fatal": True}, (JobStatus.FAILED, None)),
+        (0, {"after": 7.0}, (JobStatus.QUEUED, 7.0)),
+        (0, {"after": -7.0}, (JobStatus.QUEUED, 0.0)),
+    ],
+)
+def test_backoff(failures: int, options: dict[str, float], expected: tuple[JobStatus, float | None]) -> None:
+    assert after_failure(KIND, failures, lambda: 0.5, **options) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "stored"),
+    [
+        ("fine", 100, "fine"),
+        ("a\0b", 100, "ab"),
+        ("lone \ud800 surrogate", 100, "lone ? surrogate"),
+        ("x" * 101, 100, "x" * 90 + " … (cut)"),
+        ("ä" * 60, 100, "ä" * 45 + " … (cut)"),
+    ],
+)
+def test_text_is_made_storable(text: str, limit: int, stored: str) -> None:
+    assert clean(text, limit) == stored
+    assert len(clean(text, limit).encode()) <= limit
+
+
+def make_run(tmp_path: object = None) -> Run:
+    job = Job(uuid4(), uuid4(), "anna", "job", 1, uploads=None)  # type: ignore[arg-type]
+    return Run(job, "k", {}, uuid4(), failures=0, last_line=7)
+
+
+def test_progress_merges_never_falls_and_stays_below_100() -> None:
+    run = make_run()
+    for percent in (10, 250, 20, float("nan"), -3):
+        run.say(Progress(percent), datetime.now(UTC), max_line=100, max_lines=100)
+    run.say(Progress(message="half"), datetime.now(UTC), max_line=100, max_lines=100)
+    update, _ = run.take()
+    assert (update.progress, update.message, update.step) == (99, "half", None)
+    run.say(Step("next", 5), datetime.now(UTC), max_line=100, max_lines=100)
+    update, lines = run.take()
+    assert (update.progress, update.message, update.step) == (99, None, "next")
+    assert [(line.n, line.level, line.text) for line in lines] == [(8, "phase", "next")]
+
+
+def test_the_last_line_that_is_kept_says_so() -> None:
+    run = make_run()
+    for n in range(10):
+        run.say(Log(f"line {n}"), datetime.now(UTC), max_line=200, max_lines=10)
+    update, lines = run.take()
+    assert [line.n for line in lines] == [8, 9, 10]
+    assert "no more than 10 log lines" in lines[-1].text
+    assert update.last_line == 10
