@@ -14,7 +14,7 @@ _ARGUMENTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     # A process that was frozen in the middle of a change must not hold its batch for ever.
-    "options": "-c idle_in_transaction_session_timeout=10s",
+    "options": "-c idle_in_transaction_session_timeout=5s",
 }
 
 

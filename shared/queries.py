@@ -325,9 +325,14 @@ ADD_UPLOAD = _query("""
     RETURNING expires_at
 """)
 
-# A batch begins to use them: they no longer expire. Returns those that exist and are the owner's.
+# A batch begins to use them: they no longer expire. Returns those that exist and are the owner's. Locked in one order:
+# two batches made of the same uploads at the same time would otherwise stop each other.
 USE_UPLOADS = _query("""
-    UPDATE uploads u SET expires_at = NULL WHERE u.id = ANY(CAST(:ids AS uuid[])) AND u.owner = :owner RETURNING u.id
+    WITH mine AS (
+        SELECT x.id FROM uploads x WHERE x.id = ANY(CAST(:ids AS uuid[])) AND x.owner = :owner
+        ORDER BY x.id FOR NO KEY UPDATE
+    )
+    UPDATE uploads u SET expires_at = NULL FROM mine WHERE u.id = mine.id RETURNING u.id
 """)
 
 EXPIRE_UPLOADS = _query("""

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from shared.auth import Claims
@@ -13,6 +14,8 @@ from shared.errors import Malformed, TooLarge, UnsupportedMediaType
 from shared.web.validation import convert
 
 ApiRequest = Request[str, Claims, State]
+JsonBody = NamedDependency[bytes]
+Empty = NamedDependency[None]
 
 
 class NoFields(Struct, forbid_unknown_fields=True):
@@ -59,9 +62,13 @@ def decode_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
     except msgspec.DecodeError as error:
-        raise Malformed(str(error)) from None
+        raise Malformed(f"the body is not JSON: {error}") from None
     except RecursionError:
-        raise Malformed("the body is nested too deeply") from None
+        raise too_deep() from None
+
+
+def too_deep() -> Malformed:
+    return Malformed("the body is nested too deeply")
 
 
 async def _whole(request: ApiRequest) -> bytes:

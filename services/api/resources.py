@@ -1,5 +1,7 @@
 """What the handlers of one api process share."""
 
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 from msgspec import Struct
 from sqlalchemy import Engine
 
@@ -25,6 +27,10 @@ class Resources(Struct, frozen=True):
     def close(self) -> None:
         self.engine.dispose()
         self.broker.close()
+
+
+Shared = NamedDependency[SkipValidation[Resources]]
+"""For a handler's parameter `resources`."""
 
 
 def make_resources(settings: Settings) -> Resources:

@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Raw, Struct, ValidationError
 
-from services.api.body import decode_json
+from services.api.body import decode_json, too_deep
 from shared.creation import NewJob
 from shared.errors import FieldError
 from shared.events import encode
 from shared.kinds import KINDS
 from shared.kinds.kind import Kind
 from shared.settings import Settings
-from shared.web.validation import DEEPEST, MOST_ERRORS, invalid, unstorable, wrong_fields
+from shared.web.validation import DEEPEST, MOST_ERRORS, explain, invalid, unstorable
 
 _Name = Annotated[str, Meta(max_length=200)]
 
@@ -46,20 +46,34 @@ class Submission(Struct):
     """The uploads that the jobs name, each with its path."""
     errors: list[FieldError]
 
+    def checked(self) -> tuple[Kind, BatchFields]:
+        """To be called once `refuse_missing_uploads` let it pass: with neither, there are errors."""
+        if self.kind is None or self.fields is None:
+            raise invalid(self.errors)
+        return self.kind, self.fields
+
 
 def read_submission(body: bytes, settings: Settings) -> Submission:
     """Never refuses for a wrong field: the caller adds what the database knows, then names all of them together.
 
     Raises Malformed.
     """
-    value = decode_json(body)
-    fields, errors = None, []
+    try:
+        return _read(decode_json(body), settings)
+    except RecursionError:
+        # it could be decoded with what the stack had left, but not be looked at
+        raise too_deep() from None
+
+
+def _read(value: Any, settings: Settings) -> Submission:
+    fields: BatchFields | None = None
+    errors: list[FieldError] = []
     try:
         fields = msgspec.convert(value, BatchFields)
         kind = KINDS.get(fields.kind)
         given = [(number, job.name, job.params) for number, job in enumerate(fields.jobs)]
-    except ValidationError:
-        errors = list(wrong_fields(value, BatchFields, ""))
+    except ValidationError as error:
+        errors = explain(error, value, BatchFields, "")
         kind, given = _salvage(value)
     if kind is None and not any(error.path in {"", "kind"} for error in errors):
         errors.append(FieldError("kind", f"expected one of {', '.join(sorted(KINDS))}"))
@@ -95,7 +109,7 @@ def _add_job(submission: Submission, path: str, name: str, params: dict[str, Any
         try:
             typed = msgspec.convert(params, submission.kind.params, str_keys=True)
         except ValidationError as error:
-            submission.errors += wrong_fields(params, submission.kind.params, where, otherwise=error)
+            submission.errors += explain(error, params, submission.kind.params, where)
             return
         submission.uploads += [(f"{where}.{field}", upload) for field, upload in submission.kind.uploads(typed)]
     submission.jobs.append(NewJob(name, Raw(text)))

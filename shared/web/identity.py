@@ -33,13 +33,15 @@ def bearer(settings: Settings, connection: Connection) -> Claims:
     return verify_token(settings, token.strip())
 
 
-def authenticate(connection: Connection, _handler: BaseRouteHandler) -> None:
+def authenticate(connection: Connection, handler: BaseRouteHandler) -> None:
     """A guard: comes before parameters and body are looked at. Puts the Claims into `request.auth`.
 
-    Raises Unauthenticated, and Forbidden when the token lacks the scope that the method needs.
+    Raises Unauthenticated, and Forbidden when the token lacks the scope that the method needs, or the one that the
+    handler names by `scope_needed=…` instead.
     """
     claims = bearer(connection.app.state.settings, connection)
-    _demand(claims, "read" if connection.scope["method"] in _READING else "write")  # type: ignore[typeddict-item]
+    reading = connection.scope["method"] in _READING  # type: ignore[typeddict-item]
+    _demand(claims, handler.opt.get("scope_needed", "read" if reading else "write"))
     connection.scope["auth"] = claims
     connection.scope["user"] = claims.owner
 

@@ -29,14 +29,20 @@ def convert(value: Any, type_: type[T], *, path: str = "", strict: bool = True) 
     try:
         return msgspec.convert(value, type_, strict=strict)
     except ValidationError as error:
-        errors = list(wrong_fields(value, type_, path, strict=strict)) or [_field_error(path, error)]
-        raise invalid(errors) from None
+        raise invalid(explain(error, value, type_, path, strict=strict)) from None
+
+
+def explain(error: ValidationError, value: Any, type_: Any, path: str, *, strict: bool = True) -> list[FieldError]:
+    """Every wrong field of a `value` that msgspec refused with `error`, which names the first only."""
+    # a type's own rule across its fields shows in none of them
+    return list(wrong_fields(value, type_, path, strict=strict)) or [_field_error(path, error)]
 
 
 def invalid(errors: list[FieldError]) -> Invalid:
+    """The error for all of these, or for as many as one reply holds."""
     if len(errors) <= MOST_ERRORS:
         return Invalid(errors=errors)
-    return Invalid(f"{len(errors)} errors; here are the first {MOST_ERRORS}", errors=errors[:MOST_ERRORS])
+    return Invalid(f"Many fields are wrong; here are the first {MOST_ERRORS}", errors=errors[:MOST_ERRORS])
 
 
 def wrong_fields(value: Any, type_: Any, path: str, *, strict: bool = True) -> Iterator[FieldError]:

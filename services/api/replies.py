@@ -1,0 +1,58 @@
+"""What api says beyond the structs that streams send as well."""
+
+from typing import Any
+
+from msgspec import Struct, structs
+
+from shared.events import Batch, Failure, Id, Job, Time
+
+
+class CreatedBatch(Batch):
+    stream_url: str
+    web_url: str
+
+
+class Attempt(Struct, rename="camel"):
+    """`finished_at` null: it runs. `error` null: it runs, completed, was cancelled or given back."""
+
+    attempt: int
+    started_at: Time
+    finished_at: Time | None = None
+    error: Failure | None = None
+
+
+class JobDetail(Job):
+    params: dict[str, Any]
+    result: Any
+    attempts: list[Attempt]
+
+
+class KindInfo(Struct, rename="camel"):
+    kind: str
+    title: str
+    schema: dict[str, Any]
+    """JSON Schema of a job's `params`."""
+    max_attempts: int
+    time_limit_seconds: float
+
+
+class Ticket(Struct, rename="camel"):
+    ticket: str
+    stream_url: str
+    expires_at: Time
+
+
+class Upload(Struct, rename="camel"):
+    upload_id: Id
+    name: str
+    size: int
+    content_type: str
+    expires_at: Time
+
+
+def created(batch: Batch, stream_url: str, web_url: str) -> CreatedBatch:
+    return CreatedBatch(**structs.asdict(batch), stream_url=stream_url, web_url=web_url)
+
+
+def detailed(job: Job, params: dict[str, Any], result: Any, attempts: list[Attempt]) -> JobDetail:
+    return JobDetail(**structs.asdict(job), params=params, result=result, attempts=attempts)

@@ -1,0 +1,74 @@
+"""A viewer: somebody's place in one topic. A cursor and not a queue, so being slow costs nobody anything."""
+
+from collections.abc import Callable
+
+from services.stream.frames import reset_event
+from services.stream.topic import Delivery, Position, Topic
+from shared.event_ids import Filters
+from shared.events import ResetReason
+
+
+class Viewer:
+    """Whatever carries the bytes pulls when it can write; `on_change` (set by it) says that pulling may be worth it.
+
+    A viewer that cannot write is left alone: the next pull takes one delta from where it is to the present.
+    """
+
+    __slots__ = ("_chunk", "_delivery", "_farewell", "_reason", "filters", "on_change", "over", "position", "topic")
+
+    def __init__(self, topic: Topic, filters: Filters, start: Position | ResetReason) -> None:
+        self.topic = topic
+        self.filters = filters
+        self.on_change: Callable[[], None] = _nobody_listens
+        self.over = False
+        """Nothing more will come: the connection may end."""
+        self.position = start if isinstance(start, Position) else Position()
+        self._reason = None if isinstance(start, Position) else start
+        self._farewell: bytes | None = None
+        self._delivery: Delivery | None = None
+        self._chunk = 0
+
+    @property
+    def between(self) -> bool:
+        """Whether it is between two deltas, where other events may go in."""
+        return self._delivery is None
+
+    def pull(self) -> bytes | None:
+        """The next bytes to send, at most frames.CHUNK; None when there are none at present."""
+        if self._delivery is None:
+            if self.over:
+                return None
+            if self._farewell is not None:
+                self.over = True
+                return self._farewell
+            if self._reason is not None:
+                return self._forget(self._reason)
+            if self.position.version >= self.topic.version:
+                return None
+            self._delivery = self.topic.delivery(self.position, self.filters)
+            self.position = self._delivery.position
+            self._chunk = 0
+        chunk = self._delivery.chunks[self._chunk]
+        self._chunk += 1
+        if self._chunk == len(self._delivery.chunks):
+            self.over = self._delivery.final
+            self._delivery = None
+        return chunk
+
+    def reset(self, reason: ResetReason) -> None:
+        """What it was sent counts for nothing now: it is told so once what it is being sent is through."""
+        self._reason = reason
+
+    def dismiss(self, farewell: bytes) -> None:
+        """These are the last events, after what it is being sent."""
+        self._farewell = farewell
+        self.on_change()
+
+    def _forget(self, reason: ResetReason) -> bytes:
+        self._reason = None
+        self.position = Position()
+        return reset_event(reason, self.topic.event_id(0, self.filters))
+
+
+def _nobody_listens() -> None:
+    pass
