@@ -18,6 +18,8 @@ def main() -> int:
     except (BuildError, OSError) as error:
         print(f"detector: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -1,8 +1,11 @@
-"""From a TensorFlow.js graph to ONNX. The former keeps images as height, width, channels, the latter as channels, height,
-width; within a convolutional network that changes weights and axes and nothing else.
+"""From a TensorFlow.js graph to ONNX.
+
+The former keeps images as height, width, channels, the latter as channels, height, width; within a convolutional
+network that changes weights and axes and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +19,7 @@ from infra.detector.tfjs import Graph, Node
 OPSET = 18
 IR_VERSION = 8
 SMALL = 16
-"""Numbers up to which a weight is stored as float32: no room is saved, and readers of the graph see a plain constant."""
+"""Numbers up to which a weight is stored as float32: half of so little is not worth a node of the graph."""
 
 Shape = tuple[int, ...]
 
@@ -26,11 +29,11 @@ class _Draft(Struct, frozen=True):
     nodes: list[onnx.NodeProto]
     stored: dict[str, onnx.TensorProto]
 
-    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        """Large ones stay float16, as the source has them: half the file, and engines undo the cast when they load it."""
+        """Large ones stay float16, as the source has them: half the file, and engines do the cast when they load it."""
         if name in self.stored:
             return name
         plain = np.ascontiguousarray(value)
@@ -52,7 +55,7 @@ class _Draft(Struct, frozen=True):
 
 
 def convert(
-    graph: Graph, name: str, inputs: dict[str, Shape], outputs: dict[str, Shape], notes: dict[str, str]
+    graph: Graph, name: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], notes: dict[str, str]
 ) -> onnx.ModelProto:
     """The part of `graph` that leads to `outputs`; shapes are ONNX's. Raises BuildError for what is not known here."""
     draft = _Draft(graph, [], {})
@@ -70,7 +73,7 @@ def convert(
     return model
 
 
-def _declared(shapes: dict[str, Shape]) -> list[onnx.ValueInfoProto]:
+def _declared(shapes: Mapping[str, Shape]) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
 
 

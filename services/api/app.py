@@ -31,9 +31,6 @@ def create_app(settings: Settings) -> Litestar:
     engine = make_engine(settings.database_url, pool_size=1, application="headway api health")
     client = make_redis(settings.redis_url)
 
-    def provide_resources() -> Resources:
-        return resources
-
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="api"))
@@ -49,7 +46,7 @@ def create_app(settings: Settings) -> Litestar:
                 "/api",
                 route_handlers=[batches.ROUTES, jobs.ROUTES, kinds.kinds, tickets.ticket, uploads.upload],
                 guards=[authenticate],
-                dependencies={"resources": Provide(provide_resources, sync_to_thread=False)},
+                dependencies={"resources": Provide(_resources, sync_to_thread=False)},
                 response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
             ),
             health_routes(
@@ -64,13 +61,18 @@ def create_app(settings: Settings) -> Litestar:
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        state=State({"settings": settings}),
+        state=State({"settings": settings, "resources": resources}),
         openapi_config=None,
         logging_config=None,  # ours is set up once for the process
         request_max_body_size=None,  # services/api/body.py knows the limits
         debug=False,  # whatever the environment says: its error page shows everything
         pdb_on_exception=False,
     )
+
+
+def _resources(state: State) -> Resources:
+    resources: Resources = state.resources
+    return resources
 
 
 def _ask(engine: sa.Engine) -> None:

@@ -46,6 +46,8 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
     read_query(request, NoParameters)
     settings, owner = resources.settings, request.auth.owner
     submission = read_submission(json, settings)
+    if not submission.uploads:
+        refuse_missing_uploads(submission, set())  # what is wrong by itself needs no database
     with resources.engine.begin() as connection:
         refuse_missing_uploads(
             submission, _use_uploads(connection, owner, {upload for _, upload in submission.uploads})

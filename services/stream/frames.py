@@ -76,7 +76,9 @@ def error_event(code: ErrorCode, message: str, *, retryable: bool) -> bytes:
 
 def _log_events(story: Story) -> Iterator[bytes]:
     truncated = b"null" if not story.left_out else encode(Truncated(story.left_out, story.logs_url))
-    groups = _packed(story.lines, CHUNK - _FRAME - len(truncated)) if story.lines else [[]] * bool(story.left_out)
+    groups = list(_packed(story.lines, CHUNK - _FRAME - len(truncated)))
+    if not groups and story.left_out:
+        groups = [[]]
     for group in groups:
         lines = b",".join(group)
         yield sse("log", b'{"batchId":"%b","lines":[%b],"truncated":%b}' % (story.batch_id.encode(), lines, truncated))

@@ -22,6 +22,7 @@ from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.queue import TicketBroker, send_tickets, waiting_tickets
 from shared.settings import Settings
+from shared.uploads import upload_path
 
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
@@ -151,4 +152,4 @@ class Sweeper:
         with self._engine.begin() as connection:
             ids = connection.execute(queries.EXPIRE_UPLOADS, {"uploads": _MANY}).scalars().all()
         for upload_id in ids:
-            (self._settings.uploads / str(upload_id)).unlink(missing_ok=True)
+            upload_path(self._settings.uploads, upload_id).unlink(missing_ok=True)

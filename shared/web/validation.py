@@ -4,6 +4,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -33,9 +34,9 @@ def convert(value: Any, type_: type[T], *, path: str = "", strict: bool = True) 
 
 
 def explain(error: ValidationError, value: Any, type_: Any, path: str, *, strict: bool = True) -> list[FieldError]:
-    """Every wrong field of a `value` that msgspec refused with `error`, which names the first only."""
-    # a type's own rule across its fields shows in none of them
-    return list(wrong_fields(value, type_, path, strict=strict)) or [_field_error(path, error)]
+    """The wrong fields of a `value` that msgspec refused with `error`, which names the first only."""
+    errors = list(islice(wrong_fields(value, type_, path, strict=strict), MOST_ERRORS + 1))
+    return errors or [_field_error(path, error)]  # a type's own rule across its fields shows in none of them
 
 
 def invalid(errors: list[FieldError]) -> Invalid:
