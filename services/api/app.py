@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> Litestar:
             ),
             health_routes(
                 [
-                    Part("postgres", lambda: sync_to_thread(_ask, engine)),
+                    Part("postgresql", lambda: sync_to_thread(_ask, engine)),
                     Part("redis", lambda: sync_to_thread(_ping, client), needed=False),
                 ]
             ),

@@ -18,12 +18,12 @@ ROOTS = (PAGES, Path(__file__).parents[2] / "clients" / "js")
 
 # Anything else is not for browsers, and not served.
 _TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".html": "text/html",
     ".ico": "image/x-icon",
-    ".js": "text/javascript; charset=utf-8",
+    ".js": "text/javascript",
     ".json": "application/json",
-    ".mjs": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript",
     ".png": "image/png",
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
@@ -65,9 +65,14 @@ def _file(request: AnyRequest, roots: tuple[Path, ...], name: str) -> Response[b
     content = path.read_bytes()
     headers = {**_HEADERS, "ETag": f'"{sha256(content).hexdigest()[:32]}"'}
     media_type = _TYPES[path.suffix]
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
+    if _known(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(b"", status_code=HTTPStatus.NOT_MODIFIED, media_type=media_type, headers=headers)
     return Response(content, media_type=media_type, headers=headers)
+
+
+def _known(if_none_match: str, etag: str) -> bool:
+    known = {value.strip().removeprefix("W/") for value in if_none_match.split(",")}
+    return bool(known & {etag, "*"})
 
 
 def find(roots: tuple[Path, ...], name: str) -> Path | None:

@@ -80,7 +80,7 @@ class Reception:
     def _begin(self, part: MultipartSegment) -> None:
         self._writing = False
         if part.name != PART:
-            self._errors.append(FieldError(part.name.replace("\0", "")[:LONGEST_NAME], "is not known here"))
+            self._errors.append(FieldError(_printable(part.name)[:LONGEST_NAME], "is not known here"))
         elif self._file is not None:
             self._errors.append(FieldError(PART, "is given twice"))
         else:
@@ -100,11 +100,14 @@ class Reception:
 
 def clean_name(name: str) -> str:
     """The base name that may be shown and stored: no directories, nothing unprintable, not too long."""
-    base = name.replace("\\", "/").rpartition("/")[2]
-    base = "".join(character for character in base if character.isprintable()).strip()
+    base = _printable(name.replace("\\", "/").rpartition("/")[2]).strip()
     if base in {"", ".", ".."}:
         return PART
     stem, dot, suffix = base.rpartition(".")
     if not stem or len(suffix) >= LONGEST_NAME // 2:
         return base[:LONGEST_NAME]
     return stem[: LONGEST_NAME - len(dot + suffix)] + dot + suffix
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())

@@ -57,9 +57,9 @@ class History:
             jobs: list[Part] = []
             async with connection.stream(queries.CHANGED_JOBS, since) as result:
                 async for rows in result.partitions(_ROWS):
-                    jobs += [job_part(row.version, job_of(row)) for row in rows]
+                    jobs += [job_part(job.version, job_of(job)) for job in rows]
             newest = await connection.execute(queries.CHANGED_LINES, since | {"limit": LOGS_MAX})
-            lines = [line_part(row.version, line_of(row)) for row in newest]
+            lines = [line_part(line.version, line_of(line)) for line in newest]
             lines.reverse()
             return Advance(row.epoch, version, batch_of(row), jobs, lines, row.line_count)
 

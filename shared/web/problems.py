@@ -1,6 +1,5 @@
 """Every error leaves as `application/problem+json` (RFC 9457), the framework's and the database's own included."""
 
-import traceback
 from http import HTTPStatus
 from typing import Any
 
@@ -74,9 +73,8 @@ def _database(request: AnyRequest, error: Exception) -> Response[bytes]:
 
 
 def _unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
-    # formatted here, without local variables: those hold tokens. The path has no query, which may hold a ticket
-    text = "".join(traceback.format_exception(error))
-    log.error("unexpected error", method=request.scope["method"], path=request.scope["path"], traceback=text)
+    # the path has no query, which may hold a ticket
+    log.error("unexpected error", method=request.scope["method"], path=request.scope["path"], exc_info=error)
     return reply(HeadwayError())
 
 

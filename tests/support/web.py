@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from threading import Thread
 from typing import Any
 
@@ -36,3 +37,39 @@ def client(address: str, settings: Settings, owner: str = OWNER, scope: str | No
     """Somebody with a token."""
     token = issue_token(settings, owner, scope=scope)
     return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=20, trust_env=False)
+
+
+def rehearsal(jobs: int = 1, params: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """The body of `POST /api/batches` for so many equal jobs."""
+    given = [{"name": f"job {number}", "params": params or {}} for number in range(jobs)]
+    return {"kind": "rehearsal", "title": "a rehearsal", "jobs": given} | fields
+
+
+def submit(api: httpx.Client, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A batch that was just created."""
+    reply = api.post("/api/batches", json=body or rehearsal())
+    assert reply.status_code == HTTPStatus.CREATED, reply.text
+    return decoded(reply)
+
+
+def decoded(reply: httpx.Response) -> dict[str, Any]:
+    content: dict[str, Any] = reply.json()
+    return content
+
+
+def assert_problem(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The reply is this problem, in the form that RFC 9457 and docs/protocol.md give it; what it says."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    said = decoded(reply)
+    assert said["type"] == f"/problems/{code}"
+    assert said["status"] == status
+    assert said["title"]
+    assert said["detail"]
+    assert ("errors" in said) == (code == "invalid")
+    return said
+
+
+def wrong_paths(reply: httpx.Response) -> list[str]:
+    """The fields that a 422 names."""
+    return [error["path"] for error in assert_problem(reply, 422, "invalid")["errors"]]

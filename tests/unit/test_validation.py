@@ -49,7 +49,7 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"inner": []}, [("inner", "expected object, got array")]),
     ({"inner": {}}, [("inner.stepMs", "is missing")]),
     ({"inner": {"step_ms": 1}}, [("inner.stepMs", "is missing"), ("inner.step_ms", "is not known here")]),
-    ({"inner": {"stepMs": 10**40}}, [("inner.stepMs", "integer value out of range")]),
+    ({"inner": {"stepMs": 10**40}}, [("inner.stepMs", "expected integer <= 9")]),
     ({"inner": {"stepMs": True}}, [("inner.stepMs", "expected integer, got true or false")]),
     (
         {"inner": {"stepMs": 10, "mode": "idle"}},

@@ -8,7 +8,7 @@ from shared.media import HEAD, media_type
 NAMES = [
     ("salon-1.jpg", "salon-1.jpg"),
     ("../../etc/passwd", "passwd"),
-    ("C:\\Users\\anna\\Salon 1.JPG", "Salon 1.JPG"),
+    ("C:\\photos\\Salon 1.JPG", "Salon 1.JPG"),
     ("/", "file"),
     ("", "file"),
     ("..", "file"),

@@ -14,8 +14,8 @@ from services.worker.detectors.sight import Detection, DetectorError
 
 FORMATS = (centernet.FORMAT, yolo.FORMAT)
 LEAST = 0.4
-"""Confidence below which nothing is reported: of what our model sees on our sample photos, half is wrong between
-0.3 and 0.4 (docs/photos.md)."""
+"""Confidence below which nothing is reported: of the household things that our model sees on our sample photos between
+0.3 and 0.4, most are something else (docs/photos.md)."""
 MOST = 100
 """Objects on one photo: the result has to stay small whatever a strange photo or model yields."""
 ERRORS_ONLY = 3

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 from msgspec import Struct
 from PIL import ExifTags
@@ -20,6 +21,8 @@ from shared.updates import Fatal
 
 MOST_PIXELS = 50_000_000
 """Width times height. Phones make up to 50 megapixels of JPEG; decoded as they are, they would take 150 MB each."""
+LARGE = 12_000_000
+"""Pixels to decode above which one photo waits for another: 50 megapixels of PNG or WebP take 300 to 800 MB."""
 SIDE = 1024
 """Pixels of the longer side in memory: detectors take 512 to 640, which leaves some for their own scaling."""
 
@@ -57,6 +60,8 @@ _UPRIGHT: dict[int, Transpose] = {
 _SWAPPING = range(5, 9)
 """Orientations of photos that lie on their side."""
 
+_large = Lock()
+
 
 class Picture(Struct, frozen=True):
     image: Image
@@ -88,8 +93,8 @@ def read_picture(path: Path) -> Picture:
         width, height = image.size
         if width * height > MOST_PIXELS:
             raise _too_large(f"{width} by {height} pixels are")
-        orientation = _orientation(image)
         pixels = _decode(image)
+        orientation = _orientation(image)  # a PNG may have it after its pixels
     except DecompressionBombError:  # Pillow's own limit, in a header that it reads before we see it
         raise _too_large("its number of pixels is") from None
     except _BROKEN as error:
@@ -113,15 +118,27 @@ def _orientation(image: ImageFile) -> int:
 
 def _decode(image: ImageFile) -> Image:
     image.draft(None, (SIDE, SIDE))  # lets a JPEG be decoded at a half, a quarter or an eighth of its size
+    if image.width * image.height <= LARGE:
+        return _rgb(image)
+    with _large:
+        return _rgb(image)
+
+
+def _rgb(image: Image) -> Image:
+    image.load()
     if image.mode.startswith("I"):  # 16 bits of grey, of which convert() would keep the lower ones
         grey = image.point(lambda value: value / 256)
         return _reduced(grey.convert("L")).convert("RGB")
     if not image.has_transparency_data:
-        return _reduced(image.convert("RGB"))
-    clear = _reduced(image.convert("RGBA"))
+        return _reduced(_as(image, "RGB"))
+    clear = _reduced(_as(image, "RGBA"))
     paper = new("RGB", clear.size, "white")
     paper.paste(clear, mask=clear)
     return paper
+
+
+def _as(image: Image, mode: str) -> Image:
+    return image if image.mode == mode else image.convert(mode)  # which would copy it, 200 MB of it at worst
 
 
 def _reduced(image: Image) -> Image:

@@ -1,0 +1,109 @@
+"""Headway's HTTP interface, as much of it as the commands need."""
+
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from infra.cli.errors import CliError
+
+_TIMEOUT = 30.0
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+Token = Callable[[], str]
+"""Called for each request: a token may expire while we watch."""
+
+
+class Api:
+    """One server, one owner. Everything raises CliError with a sentence when it is refused or the server is away."""
+
+    def __init__(self, address: str, token: Token) -> None:
+        parts = urllib.parse.urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise CliError(f"{address} is not an address; expected http://… or https://…")
+        self.address = address.rstrip("/")
+        self._token = token
+        # a proxy of the environment is for other machines
+        self.client = httpx.Client(base_url=self.address, timeout=_TIMEOUT, trust_env=parts.hostname not in _LOOPBACK)
+
+    def __enter__(self) -> "Api":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+
+    def upload(self, path: Path) -> str:
+        """The upload's id."""
+        with _readable(path) as file:
+            return str(self._ask("POST", "/api/uploads", files={"file": (path.name, file)})["uploadId"])
+
+    def create_batch(self, submission: Mapping[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", "/api/batches", json=submission)
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        return self._ask("GET", f"/api/batches/{batch_id}")
+
+    def cancel(self, batch_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"/api/batches/{batch_id}/cancel")
+
+    def jobs(self, batch_id: str) -> Iterator[dict[str, Any]]:
+        """All of them, by position."""
+        cursor: str | None = ""
+        while cursor is not None:
+            query = {"limit": "1000"} | ({"cursor": cursor} if cursor else {})
+            page = self._ask("GET", f"/api/batches/{batch_id}/jobs", params=query)
+            yield from page["items"]
+            cursor = page["nextCursor"]
+
+    def absolute(self, address: str) -> str:
+        """An address that the server gave out, which may be relative to its own."""
+        return urllib.parse.urljoin(self.address + "/", address)
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token()}"}
+
+    def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        try:
+            response = self.client.request(method, path, headers=self.headers(), **content)
+        except httpx.HTTPError as error:
+            raise CliError(f"{self.address} does not answer: {error}") from None
+        if response.is_error:
+            raise CliError(complaint(response))
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise CliError(f"{self.address} answered with something else than JSON; is that Headway?")
+        return answer
+
+
+def complaint(response: httpx.Response) -> str:
+    """A refusal in words, from its problem+json."""
+    try:
+        problem = response.json()
+        words = [problem["detail"], *(f"{error['path']} {error['message']}" for error in problem.get("errors") or ())]
+        return "; ".join(words)
+    except (ValueError, KeyError, TypeError):
+        phrase = HTTPStatus(response.status_code).phrase if response.status_code in _STATUSES else "?"
+        return f"{response.request.url.host} answered {response.status_code} {phrase}"
+
+
+_STATUSES = {status.value for status in HTTPStatus}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Any]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        yield file

@@ -1,0 +1,28 @@
+"""The demonstration: real photographs, a real inventory, at a pace that can be watched."""
+
+from pathlib import Path
+from typing import Any
+
+from infra.cli.api import Api
+
+PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
+TIMES = 12
+"""How often each photograph is looked at."""
+
+_SUBMISSION = {
+    "kind": "photos.inventory",
+    "title": "Demonstration: four photographs, looked at again and again",
+    # A photo takes a fraction of a second, and eight at once would be over before the page is open.
+    "concurrency": 1,
+}
+
+
+def submit_demo(api: Api) -> dict[str, Any]:
+    """The batch. Raises CliError."""
+    uploads = {path.stem: api.upload(path) for path in sorted(PHOTOS.iterdir()) if path.suffix == ".jpg"}
+    jobs = [
+        {"name": f"{name}-{time}.jpg", "params": {"uploadId": upload}}
+        for time in range(1, TIMES + 1)
+        for name, upload in uploads.items()
+    ]
+    return api.create_batch({**_SUBMISSION, "jobs": jobs})

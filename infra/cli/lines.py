@@ -1,0 +1,35 @@
+"""Watching where the output is a file or a pipe: a line for what matters."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from infra.cli.words import end, job_words, line_words, progress_words
+
+if TYPE_CHECKING:
+    from infra.cli.follow import Follower
+
+_STEP = 5
+"""Percent between two lines about the batch."""
+
+
+def show(follower: "Follower") -> None:
+    """Raises Lost."""
+    seen: dict[str, str] = {}
+    said = -_STEP
+    for change in follower.changes():
+        if isinstance(change, str):
+            sys.stderr.write(f"{change}\n")
+            continue
+        state = follower.state
+        for line in change.lines:
+            if line["level"] in {"warn", "error"}:
+                print(line_words(line, state.jobs))
+        for job in change.jobs.values():
+            if job["status"] != seen.get(job["id"]) and job["status"] in {"FAILED", "CANCELLED"}:
+                print(job_words(job))
+            seen[job["id"]] = job["status"]
+        if state.batch["progress"] >= said + _STEP and not state.complete:
+            said = state.batch["progress"]
+            print(progress_words(state.batch))
+        sys.stdout.flush()
+    print(end(follower.state.batch), flush=True)

@@ -1,0 +1,82 @@
+"""`headway submit`"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.errors import CliError
+from infra.cli.target import TokenOption, Url, find_api
+
+_MOST = 10_000
+"""Jobs of one batch, as the protocol has it."""
+
+
+def submit(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="rehearsal, photos.inventory, …")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILES]...", help="Uploaded; a job for each.")] = None,
+    params: Annotated[
+        str | None, typer.Option(help="JSON: the parameters of one job, or a list with those of each.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=_MOST, help="How often each of them.")] = 1,
+    title: Annotated[str | None, typer.Option(help="What people see.")] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Watch it; the exit status is its outcome.")] = False,
+    url: Url = None,
+    token: TokenOption = None,
+) -> None:
+    """Create a batch, and print its id and the page where it can be watched.
+
+    Files are uploaded first and become jobs with an `uploadId`: headway submit photos.inventory *.jpg
+    """
+    given = _parameters(params, has_files=bool(files))
+    paths = files or []
+    total = len(given) * max(1, len(paths)) * jobs
+    if total > _MOST:
+        raise CliError(f"{total} jobs are more than the {_MOST} that a batch may have")
+    with find_api(url, token) as api:
+        # one after the other: a slow line is not made quicker by several at once
+        uploads = [{"name": path.name, "params": {"uploadId": api.upload(path)}} for path in paths]
+        templates = [
+            {"name": upload["name"], "params": {**one, **upload["params"]}} for one in given for upload in uploads
+        ] or [{"name": "", "params": one} for one in given]
+        batch = api.create_batch({"kind": kind, "title": title or _title(kind, paths), "jobs": _named(templates, jobs)})
+        print(batch["batchId"])
+        print(api.absolute(batch["webUrl"]), flush=True)
+    if follow:
+        from infra.cli.watch import watch  # noqa: PLC0415
+
+        watch(batch["batchId"], url=url, token=token)
+
+
+def _parameters(text: str | None, *, has_files: bool) -> list[dict[str, Any]]:
+    if text is None:
+        return [{}]
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CliError(f"--params is not JSON: {error}") from None
+    several = value if isinstance(value, list) else [value]
+    if not several or not all(isinstance(one, dict) for one in several):
+        raise CliError("--params is to be an object, or a list of objects")
+    if has_files and len(several) > 1:
+        raise CliError("With files, --params is one object, for all of them.")
+    return several
+
+
+def _named(templates: list[dict[str, Any]], times: int) -> list[dict[str, Any]]:
+    """Every job gets a name that tells it from the others."""
+    named = []
+    for time in range(1, times + 1):
+        for template in templates:
+            name = template["name"] or f"job {len(named) + 1}"
+            again = f" ({time})" if times > 1 and template["name"] else ""
+            named.append({**template, "name": name + again})
+    return named
+
+
+def _title(kind: str, paths: list[Path]) -> str:
+    if not paths:
+        return kind
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0].name}{more}"[:200]

@@ -1,0 +1,49 @@
+"""Which Headway a command talks to, and as whom: options first, then the environment, then what `headway run` left."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from infra.cli.api import Api, Token
+from infra.cli.errors import CliError
+from infra.home import Home, home_of_process, signing_settings
+
+OWNER = "demo"
+"""Whose batches are made and watched where nobody says otherwise: those of the demonstration."""
+
+_TTL = 3600.0
+"""Seconds; a new token is made for each request."""
+
+Url = Annotated[str | None, typer.Option("--url", help="Address of Headway. [env: HEADWAY_URL, or what runs here]")]
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", help="A token. [env: HEADWAY_TOKEN, or one is made if it runs here]", show_default=False),
+]
+
+
+def find_api(url: str | None, token: str | None) -> Api:
+    """Raises CliError if nothing says where Headway is, or who we are."""
+    home = home_of_process()
+    running = home.running()
+    address = url or os.environ.get("HEADWAY_URL") or (running.address if running else None)
+    if not address:
+        raise CliError(
+            f"Headway does not run in {home.path}. Start it with `headway run`, or name another: --url, HEADWAY_URL."
+        )
+    given = token or os.environ.get("HEADWAY_TOKEN")
+    if given:
+        return Api(address, lambda: given)
+    if running is None or address.rstrip("/") != running.address:
+        raise CliError(f"A token for {address} is needed: --token or HEADWAY_TOKEN.")
+    return Api(address, own_tokens(home, OWNER))
+
+
+def own_tokens(home: Home, owner: str) -> Token:
+    """Makes tokens with the secret that is kept here. Raises CliError if there is none."""
+    from shared.auth import issue_token  # noqa: PLC0415  # needs a library that not every image has
+
+    settings = signing_settings(home, os.environ)
+    if settings is None:
+        raise CliError(f"There is no secret: set HEADWAY_SECRET, or start Headway once in {home.path}.")
+    return lambda: issue_token(settings, owner, ttl=_TTL)

@@ -1,0 +1,50 @@
+"""Batches, jobs and log lines in words, for a terminal."""
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+STATES = {
+    "QUEUED": "waiting",
+    "PROCESSING": "running",
+    "PAUSED": "paused",
+    "COMPLETED": "completed",
+    "PARTIAL": "completed in part",
+    "FAILED": "failed",
+    "CANCELLED": "cancelled",
+}
+
+# A terminal obeys these: what others wrote must not move our cursor or set our title.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
+def progress_words(batch: Json) -> str:
+    counts = batch["counts"]
+    parts = [f"{batch['progress']:3d} %", f"{counts['completed']} of {counts['total']} done"]
+    parts += [f"{counts[name]} {name}" for name in ("failed", "cancelled") if counts[name]]
+    parts += [f"{counts['processing']} running"] if counts["processing"] else []
+    return ", ".join(parts)
+
+
+def job_words(job: Json) -> str:
+    why = f": {job['error']['message']}" if job["error"] else ""
+    attempt = f" at attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    return plain(f"{job['name']} {STATES[job['status']]}{attempt}{why}")
+
+
+def line_words(line: Json, jobs: dict[str, Json]) -> str:
+    name = jobs[line["jobId"]]["name"] if line["jobId"] in jobs else line["jobId"]
+    at = datetime.fromisoformat(line["at"]).astimezone()
+    return plain(f"{at:%H:%M:%S} {line['level']:<7} {name}: {line['text']}")
+
+
+def end(batch: Json) -> str:
+    summary = f"\n{json.dumps(batch['summary'], indent=2, ensure_ascii=True)}" if batch["summary"] is not None else ""
+    return f"{STATES[batch['status']]}: {progress_words(batch).strip()}{summary}"

@@ -1,0 +1,74 @@
+"""`python -m infra.web`: api and stream in one process at one address, for `make run`; elsewhere a gateway does it."""
+
+import re
+import sys
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Litestar
+
+from services.api.app import create_app as create_api
+from services.stream.app import create_app as create_stream
+from shared.logs import configure_logs
+from shared.settings import SettingsError, load_settings
+from shared.web.serve import ServeError, serve
+
+_STREAM = re.compile(r"/api/batches/[^/]+/stream/?")
+
+
+class Web:
+    """Both services as one ASGI application."""
+
+    def __init__(self, api: Litestar, stream: Litestar) -> None:
+        self.api = api
+        self.stream = stream
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif _STREAM.fullmatch(scope["path"]):
+            await self.stream(scope, receive, send)
+        elif scope["path"] == "/health/ready":
+            await self._ready(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        async with AsyncExitStack() as running:
+            await receive()
+            for app in (self.api, self.stream):
+                await running.enter_async_context(app.lifespan())
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _ready(self, scope: Any, receive: Any, send: Any) -> None:
+        """Ready when both are: what stream says if that is "no", else what api says. Their parts are the same."""
+        answer: list[Any] = []
+
+        async def note(message: Any) -> None:
+            answer.append(message)
+
+        await self.stream(scope.copy(), receive, note)
+        if answer[0]["status"] == HTTPStatus.OK:
+            await self.api(scope, receive, send)
+            return
+        for message in answer:
+            await send(message)
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "web")
+        web = Web(create_api(settings), create_stream(settings))
+        serve(web, host=settings.host, port=settings.port, on_exit=web.stream.state.hub.drain)
+    except (SettingsError, ServeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+/** The live page of one batch. */
+
+import { watch } from "./headway.js";
+import { $, say } from "./dom.js";
+import { Log } from "./log.js";
+import { showBatch, showConnection } from "./overview.js";
+import { describe, Rows } from "./rows.js";
+import { showSummary } from "./summary.js";
+import { takeTicket } from "./ticket.js";
+
+const batchId = location.pathname.split("/").at(-1);
+
+let watcher = null;
+const rows = new Rows((job) => {
+  log.showOnly(job?.id ?? null);
+  showSelected();
+});
+const log = new Log({
+  lines: () => watcher?.state.lines.values() ?? [],
+  name: (id) => watcher?.state.jobs.get(id)?.name ?? "",
+});
+
+$("only").querySelector("button").addEventListener("click", () => rows.select(rows.selected));
+
+function show(state, { jobs, lines, reset }) {
+  showBatch(state.batch);
+  showSummary(state.batch);
+  rows.update(state.batch, jobs, reset);
+  if (reset) {
+    log.rebuild();
+  } else if (lines.length) {
+    log.add(lines);
+  }
+  log.showMissing(state.missing);
+  showSelected();
+}
+
+/** The job whose lines alone are shown, with all that its row has no room for. */
+function showSelected() {
+  const job = rows.selected === null ? null : rows.job(rows.selected);
+  $("only").hidden = !job;
+  say($("only").querySelector("span"), job ? [job.name, describe(job)].filter(Boolean).join(": ") : "");
+}
+
+function start() {
+  const ticket = takeTicket(batchId);
+  watcher?.close();
+  if (ticket === null) {
+    showConnection({ state: "stopped", reason: "missing" });
+    return;
+  }
+  watcher = watch({ batchId, ticket, onState: show, onConnection: showConnection });
+}
+
+// Somebody opens another link in this tab.
+addEventListener("hashchange", () => location.hash.includes("ticket=") && location.reload());
+start();

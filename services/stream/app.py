@@ -1,0 +1,111 @@
+"""The stream service over HTTP: `GET /api/batches/{id}/stream` and its own health."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+from uuid import UUID
+
+from litestar import HttpMethod, Litestar, Request, route
+from litestar.datastructures import State
+from litestar.params import FromPath
+from litestar.types import ASGIApp
+from msgspec import Meta, Struct
+
+from services.stream.frames import ErrorCode, error_event
+from services.stream.history import History
+from services.stream.hub import Hub
+from services.stream.resume import Gone
+from services.stream.sse import EventStream, Limits, Refusal, accepts_events, headers_only, nothing_more
+from shared.database import make_async_engine
+from shared.errors import HeadwayError, TooManyRequests, Unavailable
+from shared.event_ids import LOGS_MAX, Filters, JobsFilter
+from shared.settings import Settings
+from shared.web.health import Part, health_routes
+from shared.web.identity import Reader, reader
+from shared.web.parameters import read_query
+from shared.web.problems import EXCEPTION_HANDLERS, RETRY_AFTER
+
+_CONNECTIONS = 4
+"""To PostgreSQL, for all viewers together: topics ask, and viewers do not."""
+
+
+class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
+    jobs: JobsFilter = "all"
+    logs: Annotated[int, Meta(ge=0, le=LOGS_MAX)] = LOGS_MAX
+    last_event_id: str = ""
+    ticket: str = ""
+
+
+def create_app(settings: Settings, *, jitter: Callable[[], float] = random.random) -> Litestar:
+    """`app.state.hub` is to be drained before the server stops."""
+    engine = make_async_engine(settings.database_url, pool_size=_CONNECTIONS, application="headway-stream")
+    history = History(engine)
+    hub = Hub(settings, history, jitter=jitter)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        hub.start()
+        try:
+            yield
+        finally:
+            await hub.stop()
+            await engine.dispose()
+
+    async def redis() -> None:
+        if not hub.source.connected:
+            raise ConnectionError
+
+    parts = [Part("postgres", history.check), Part("redis", redis, needed=False)]
+    return Litestar(
+        [stream, health_routes(parts, draining=lambda: hub.draining)],
+        state=State({"settings": settings, "hub": hub, "jitter": jitter}),
+        lifespan=[lifespan],
+        exception_handlers=EXCEPTION_HANDLERS,
+        openapi_config=None,
+        logging_config=None,  # ours is set up once for the process
+        debug=False,
+        pdb_on_exception=False,
+    )
+
+
+@route("/api/batches/{batch_id:uuid}/stream", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def stream(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> ASGIApp:
+    state = request.app.state
+    hub: Hub = state.hub
+    who = reader(state.settings, request, batch_id)
+    query = read_query(request, StreamQuery)
+    last_id = request.headers.get("last-event-id") or query.last_event_id
+    try:
+        viewer = await hub.join(batch_id, who.owner, Filters(query.jobs, query.logs), last_id)
+    except Gone:
+        return nothing_more
+    except (TooManyRequests, Unavailable) as error:
+        return _refuse(request, hub, error)
+    if request.method == HttpMethod.HEAD:
+        hub.leave(viewer)
+        return headers_only
+    return EventStream(viewer, _limits(state.settings, who, state.jitter()), hub.leave)
+
+
+def _limits(settings: Settings, who: Reader, jitter: float) -> Limits:
+    now = asyncio.get_running_loop().time()
+    lifetime = settings.lifetime * (0.8 + 0.2 * jitter)  # not all at once, or they would all return at once
+    left = who.expires - time.time()
+    if not who.by_ticket and left < lifetime:
+        return Limits(settings.heartbeat, now + left, "token_expired")
+    return Limits(settings.heartbeat, now + lifetime, "lifetime")
+
+
+def _refuse(request: Request[Any, Any, Any], hub: Hub, error: HeadwayError) -> Refusal:
+    if not accepts_events(request.scope):
+        error.headers.setdefault("Retry-After", RETRY_AFTER)
+        raise error
+    code: ErrorCode = "overloaded"
+    if isinstance(error, TooManyRequests):
+        code = "too_many_connections"
+    elif hub.draining:
+        return Refusal(hub.farewell())
+    return Refusal(hub.retry() + error_event(code, error.title, retryable=True))

@@ -1,0 +1,171 @@
+"""The source of hints: a supervised Redis subscription, and how often to look into PostgreSQL with and without it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.channels import batch_channel
+from shared.settings import Settings
+
+_PING = 1.0
+"""Seconds between pings: only an answer proves that a subscription is alive."""
+_SILENCE = 3.0
+"""Seconds without any answer after which Redis counts as away."""
+_CONFIRM = 1.0
+"""Seconds to wait for one subscription to be confirmed; later it is made up for."""
+_RECONNECT = 0.5
+"""Seconds between attempts to connect."""
+
+log = structlog.get_logger(__name__)
+
+
+class Source:
+    """`heard` is given every message; `look` is to compare all watched batches with PostgreSQL.
+
+    `look` is called every `version_check` seconds, every `poll` seconds while Redis is away, and at once when Redis
+    goes away and when its subscriptions are (again) confirmed: what was published in between is lost.
+    """
+
+    def __init__(
+        self, settings: Settings, heard: Callable[[UUID, bytes], None], look: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.connected = False
+        self._settings = settings
+        self._heard = heard
+        self._look = look
+        self._client = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=_SILENCE,
+            socket_connect_timeout=_SILENCE,
+            retry=Retry(NoBackoff(), 0),  # we supervise it ourselves: redis-py reconnects without a word
+        )
+        self._channels: dict[bytes, UUID] = {}
+        self._pubsub: PubSub | None = None
+        self._unconfirmed: set[bytes] = set()
+        self._waiting: dict[bytes, asyncio.Event] = {}
+        self._missed = False
+        """Look as soon as every subscription is confirmed."""
+        self._due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._stay_connected()), loop.create_task(self._keep_looking())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def watch(self, batch_id: UUID) -> None:
+        """What is committed after this returns will be heard of; while Redis is away, by looking."""
+        channel = batch_channel(self._settings.namespace, batch_id).encode()
+        self._channels[channel] = batch_id
+        if self._pubsub is None:
+            return
+        self._unconfirmed.add(channel)
+        confirmed = self._waiting.setdefault(channel, asyncio.Event())
+        try:
+            async with asyncio.timeout(_CONFIRM):
+                await self._pubsub.subscribe(channel)
+                await confirmed.wait()
+        except (RedisError, OSError):  # a TimeoutError is an OSError
+            self._missed = True
+        finally:
+            self._waiting.pop(channel, None)
+
+    async def unwatch(self, batch_id: UUID) -> None:
+        channel = batch_channel(self._settings.namespace, batch_id).encode()
+        self._channels.pop(channel, None)
+        self._unconfirmed.discard(channel)
+        if self._pubsub is not None:
+            with suppress(RedisError, OSError):
+                await self._pubsub.unsubscribe(channel)
+
+    async def _stay_connected(self) -> None:
+        reported = False
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError) as error:
+                if self.connected or not reported:
+                    log.warning("redis is away, polling instead", error=type(error).__name__)
+                    reported = True
+            except Exception:
+                log.exception("listening to redis failed, polling instead")
+            self.connected = False
+            self._due.set()
+            await asyncio.sleep(_RECONNECT)
+
+    async def _listen(self) -> None:
+        """Until the connection is lost, which raises."""
+        pubsub = self._client.pubsub()
+        try:
+            await pubsub.ping()
+            self._missed = True
+            self._unconfirmed = set(self._channels)
+            self._pubsub = pubsub
+            if self._channels:
+                await pubsub.subscribe(*self._channels)
+            loop = asyncio.get_running_loop()
+            answered, pinged = loop.time(), loop.time()
+            while True:
+                message = await pubsub.get_message(timeout=max(0.0, pinged + _PING - loop.time()))
+                now = loop.time()
+                if message is not None:
+                    answered = now
+                    self._take(message)
+                elif now - answered > _SILENCE:
+                    raise TimeoutError
+                if now - pinged >= _PING:
+                    pinged = now
+                    await pubsub.ping()
+                await asyncio.sleep(0)  # redis-py does not wait while it has something buffered
+        finally:
+            self._pubsub = None
+            for confirmed in self._waiting.values():
+                confirmed.set()  # nobody will confirm now, but everybody looks after the next connection
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    def _take(self, message: dict[str, object]) -> None:
+        if not self.connected:
+            self.connected = True
+            log.info("redis is there")
+        channel = message["channel"]
+        if isinstance(channel, bytes) and channel in self._channels:
+            data = message["data"]
+            if message["type"] == "message" and isinstance(data, bytes):
+                self._heard(self._channels[channel], data)
+            elif message["type"] == "subscribe":
+                self._confirm(channel)
+        if self._missed and not self._unconfirmed:
+            self._missed = False
+            self._due.set()
+
+    def _confirm(self, channel: bytes) -> None:
+        if channel not in self._unconfirmed:
+            self._missed = True  # redis-py has reconnected
+        self._unconfirmed.discard(channel)
+        if confirmed := self._waiting.get(channel):
+            confirmed.set()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            period = self._settings.version_check if self.connected else self._settings.poll
+            with suppress(TimeoutError):
+                async with asyncio.timeout(period):
+                    await self._due.wait()
+            self._due.clear()
+            try:
+                await self._look()
+            except Exception as error:  # noqa: BLE001  # nothing may end this: it is what heals everything else
+                log.warning("cannot look where batches are", error=type(error).__name__)

@@ -1,0 +1,22 @@
+"""The real detector, for tests of what is seen on real photographs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.detector.check import PHOTOS
+
+__all__ = ["PHOTOS", "detector_path"]
+
+
+def detector_path() -> Path:
+    """The file that HEADWAY_DETECTOR names, or what `make detector` left here. Without one the test is skipped, in CI
+    it fails.
+    """
+    root = Path(__file__).resolve().parents[2]
+    path = Path(os.environ.get("HEADWAY_DETECTOR") or root / ".headway" / "detector.onnx")
+    if not path.is_file():
+        why = "there is no detector; `make detector` builds it"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    return path

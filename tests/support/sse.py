@@ -1,0 +1,269 @@
+"""A strict reader of our event streams: a socket, a parser that forgives nothing, and a record of what was seen."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
+from uuid import UUID
+
+from msgspec import Struct
+
+from shared.event_ids import parse_event_id
+
+JSON = dict[str, Any]
+
+_ORDER = {"log": 0, "progress": 1, "complete": 2}
+_OTHERS = {"ping", "timeout", "error"}
+_PATIENCE = 10.0
+
+
+class Event(Struct):
+    name: str
+    data: JSON
+    id: str | None = None
+
+
+class Parser:
+    """Of exactly the form that we send: `retry`, or `event`, perhaps `id`, one line of `data`; LF; no comments."""
+
+    def __init__(self) -> None:
+        self.retry: list[int] = []
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        self._buffer += data
+        while b"\n\n" in self._buffer:
+            block, _, self._buffer = self._buffer.partition(b"\n\n")
+            lines = [line.partition(": ") for line in block.decode().split("\n")]
+            names = [name for name, _, _ in lines]
+            values = {name: value for name, _, value in lines}
+            if names == ["retry"]:
+                self.retry.append(int(values["retry"]))
+                continue
+            assert names in (["event", "data"], ["event", "id", "data"]), block[:200]
+            event_id = values.get("id")
+            assert event_id is None or (len(event_id) <= 32 and event_id.isascii() and event_id.isprintable())
+            content = json.loads(values["data"])
+            assert isinstance(content, dict)
+            yield Event(values["event"], content, event_id)
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of an event that has not ended."""
+        return self._buffer
+
+
+class Record:
+    """What a reader has after what it was told, and that it was told so by the rules of docs/protocol.md."""
+
+    def __init__(self, last_id: str = "") -> None:
+        self.batch: JSON = {}
+        self.jobs: dict[str, JSON] = {}
+        self.lines: dict[tuple[str, int], JSON] = {}
+        self.left_out = 0
+        self.id = last_id
+        """The id after which everything is consistent."""
+        self.events: list[Event] = []
+        self.within: list[str] = []
+        """The events of a delta that has not ended."""
+        self._unsettled: tuple[set[tuple[str, int]], int] = (set(), 0)
+        """The lines that came, and were left out, in it."""
+
+    @property
+    def version(self) -> int:
+        event_id = parse_event_id(self.id)
+        return event_id.version if event_id else 0
+
+    def cut(self) -> None:
+        """The connection is lost: a delta that has not ended will come again."""
+        for line in self._unsettled[0]:
+            del self.lines[line]
+        self.left_out -= self._unsettled[1]
+        self._settle()
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        if event.name in _OTHERS:
+            assert event.id is None
+            assert not self.within, f"{event.name} within a delta"
+            return
+        if event.name == "reset":
+            self._reset(event)
+            return
+        assert not self.within or _ORDER[self.within[-1]] <= _ORDER[event.name], self.within
+        self.within.append(event.name)
+        if event.name == "log":
+            assert event.id is None
+            self._add_lines(event.data)
+        else:
+            self._add_jobs(event.data)
+        if event.id is not None:
+            self._arrive(event.id)
+        else:
+            assert event.name != "complete"
+
+    def _reset(self, event: Event) -> None:
+        assert not self.within
+        assert event.data["reason"] in {"epoch", "ahead", "invalid_id", "filters"}
+        assert event.id is not None
+        self.batch, self.jobs, self.lines, self.left_out = {}, {}, {}, 0
+        self.id = event.id
+        assert self.version == 0
+
+    def _add_lines(self, data: JSON) -> None:
+        assert data.keys() == {"batchId", "lines", "truncated"}
+        for line in data["lines"]:
+            key = (line["jobId"], line["n"])
+            assert key not in self.lines, f"line {key} twice"
+            self.lines[key] = line
+            self._unsettled[0].add(key)
+        if data["truncated"]:
+            assert data["truncated"].keys() == {"count", "logsUrl"}
+            count = data["truncated"]["count"]
+            self.left_out += count
+            self._unsettled = (self._unsettled[0], self._unsettled[1] + count)
+
+    def _add_jobs(self, data: JSON) -> None:
+        self.batch = {name: value for name, value in data.items() if name != "jobs"}
+        self.jobs |= {job["id"]: job for job in data["jobs"]}
+
+    def _arrive(self, event_id: str) -> None:
+        before = self.version
+        self.id = event_id
+        assert self.version > before, "ids strictly increase"
+        assert self.version == self.batch["version"]
+        self._settle()
+
+    def _settle(self) -> None:
+        self.within.clear()
+        self._unsettled = (set(), 0)
+
+
+class Stream:
+    """One connection to a stream. Nothing is read before somebody asks for it."""
+
+    def __init__(
+        self,
+        address: str,
+        batch_id: UUID | str,
+        token: str | None,
+        *,
+        method: str = "GET",
+        record: Record | None = None,
+        headers: dict[str, str] | None = None,
+        receive_buffer: int | None = None,
+        **query: Any,
+    ) -> None:
+        """`record` goes on where an earlier connection ended; its id goes along as `Last-Event-ID`."""
+        self.parser = Parser()
+        self.record = record or Record()
+        self.record.cut()
+        self.ended = False
+        self._events: list[Event] = []
+        parts = urlsplit(address)
+        self._socket = socket.socket()
+        if receive_buffer is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.settimeout(_PATIENCE)
+        self._socket.connect((parts.hostname, parts.port))
+        sent = {"Host": parts.netloc, "Accept": "text/event-stream"} | (headers or {})
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        if self.record.id:
+            sent["Last-Event-ID"] = self.record.id
+        target = f"/api/batches/{batch_id}/stream" + (f"?{urlencode(query)}" if query else "")
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
+        self._socket.sendall("\r\n".join(lines).encode())
+        self._raw = b""
+        head = self._until(b"\r\n\r\n").decode().split("\r\n")
+        self.status = int(head[0].split()[1])
+        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def next(self, seconds: float = _PATIENCE) -> Event:
+        """The next event; fails when none comes in time, or none at all."""
+        deadline = time.monotonic() + seconds
+        while not self._events:
+            assert not self.ended, "the stream has ended"
+            left = deadline - time.monotonic()
+            assert left > 0, f"no event within {seconds} s"
+            self._socket.settimeout(left)
+            try:
+                self._events += self.parser.feed(self._chunk())
+            except TimeoutError:
+                continue
+        event = self._events.pop(0)
+        self.record.take(event)
+        return event
+
+    def until(self, wanted: Callable[[Event], Any] | str, seconds: float = _PATIENCE) -> list[Event]:
+        """Events up to and with the first that is wanted, by name or otherwise."""
+        deadline = time.monotonic() + seconds
+        seen: list[Event] = []
+        while True:
+            seen.append(self.next(max(0.01, deadline - time.monotonic())))
+            if seen[-1].name == wanted if isinstance(wanted, str) else wanted(seen[-1]):
+                return seen
+
+    def delta(self, seconds: float = _PATIENCE) -> list[Event]:
+        """Events up to and with the next id."""
+        return self.until(lambda event: event.id is not None, seconds)
+
+    def to_version(self, version: int, seconds: float = _PATIENCE) -> None:
+        while self.record.version < version:
+            self.delta(seconds)
+
+    def rest(self) -> list[Event]:
+        """All events to the end of the stream, which must come, and not within an event."""
+        self._socket.settimeout(_PATIENCE)
+        while not self.ended:
+            self._events += self.parser.feed(self._chunk())
+        assert not self.parser.rest
+        seen, self._events = self._events, []
+        for event in seen:
+            self.record.take(event)
+        return seen
+
+    def body(self) -> bytes:
+        """Of a reply that is no stream."""
+        length = int(self.headers.get("content-length", 0))
+        while len(self._raw) < length:
+            self._receive()
+        return self._raw
+
+    def _chunk(self) -> bytes:
+        """One chunk of HTTP/1.1; empty at the end."""
+        while b"\r\n" not in self._raw:
+            self._receive()
+        size_text, _, rest = self._raw.partition(b"\r\n")
+        size = int(size_text, 16)
+        while len(rest) < size + 2:
+            self._receive()
+            rest = self._raw.partition(b"\r\n")[2]
+        self._raw = rest[size + 2 :]
+        assert rest[size : size + 2] == b"\r\n"
+        self.ended = size == 0
+        return rest[:size]
+
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self._raw:
+            self._receive()
+        found, _, self._raw = self._raw.partition(mark)
+        return found
+
+    def _receive(self) -> None:
+        data = self._socket.recv(256 * 1024)
+        if not data:
+            self.ended = True
+            raise ConnectionError("the connection was cut")
+        self._raw += data
