@@ -5,14 +5,17 @@ transitions, then one UPDATE of the batch by the difference that was really made
 version; the lock makes commit order equal version order, so that "rows with a version above v" is a complete delta.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
+import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
 from shared import queries
 from shared.channels import Frame, make_frame
@@ -27,6 +30,20 @@ from shared.jobs import (
 from shared.kinds import KINDS
 from shared.rows import batch_of, counts_of, job_of
 from shared.updates import Items, Level
+
+# The escape of a NUL, unless its backslash is itself escaped.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+log = structlog.get_logger(__name__)
+
+
+def holds_nul(data: bytes) -> bool:
+    """Whether this JSON has a string with a NUL character, the one that PostgreSQL cannot store."""
+    return _NUL.search(data) is not None
+
+
+class NoSuchBatch(LookupError):
+    """It was never there, or has been deleted."""
 
 
 class JobUpdate(Struct, kw_only=True):
@@ -63,14 +80,14 @@ class NewLine(Struct):
 class Change:
     """One change of one batch, in a transaction of the caller's: methods, then `close()`, then commit, then publish.
 
-    Raises LookupError if there is no such batch.
+    Raises NoSuchBatch.
     """
 
     def __init__(self, connection: Connection, batch_id: UUID) -> None:
         self._connection = connection
         row = connection.execute(queries.LOCK_BATCH, {"id": batch_id}).one_or_none()
         if row is None:
-            raise LookupError(f"there is no batch {batch_id}")
+            raise NoSuchBatch(f"there is no batch {batch_id}")
         self.batch: Row[Any] = row
         self.version: int = row.version + 1
         self._counts = counts_of(row)
@@ -236,14 +253,25 @@ class Change:
         self._connection.execute(queries.ADD_TRANSITIONS, {"batch_id": self.batch.id, **parameters})
 
     def _summary(self) -> str | None:
+        """What the kind adds up. A kind that cannot leaves it null: a batch that could never end would be worse."""
         kind = KINDS.get(self.batch.kind)
         if kind is None or kind.summarise is None:
             return None
-        rows = self._connection.execute(
-            queries.RESULTS, {"batch_id": self.batch.id}, execution_options={"yield_per": 1000}
-        )
         decode = msgspec.json.Decoder(kind.result or Any).decode
-        return encode(kind.summarise(decode(row.result) for row in rows)).decode()
+        self._connection.execute(queries.ALLOW_SUMMARY)
+        parameters, options = {"batch_id": self.batch.id}, {"yield_per": 1000}
+        try:
+            with self._connection.execute(queries.RESULTS, parameters, execution_options=options) as rows:
+                summary = encode(kind.summarise(decode(row.result) for row in rows))
+        except DBAPIError:
+            raise
+        except Exception:
+            log.exception("the results cannot be summarised", batch=str(self.batch.id), kind=kind.name)
+            return None
+        if holds_nul(summary):
+            log.error("the summary holds a NUL character", batch=str(self.batch.id), kind=kind.name)
+            return None
+        return summary.decode()
 
     def _arrays(self, updates: Sequence[JobUpdate]) -> dict[str, Any]:
         return {

@@ -143,6 +143,9 @@ UPDATE_BATCH = _query(f"""
 
 CLOSE_LANE = _query("DELETE FROM lanes WHERE batch_id = :batch_id")
 
+# Adding up 10,000 results may take longer than a change is usually allowed to be idle (see database.py).
+ALLOW_SUMMARY = _query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
+
 # What a summary is made of, in job order.
 RESULTS = _query("""
     SELECT CAST(j.result AS text) AS result FROM jobs j

@@ -39,6 +39,14 @@ def find_api(url: str | None, token: str | None) -> Api:
     return Api(address, own_tokens(home, OWNER))
 
 
+def strangers_token(address: str, token: str | None) -> str | None:
+    """A token of somebody else, where we may make one: who brings a token of their own gets none from us."""
+    running = home_of_process().running()
+    if token or os.environ.get("HEADWAY_TOKEN") or running is None or running.address != address:
+        return None
+    return own_tokens(home_of_process(), f"not {OWNER}")()
+
+
 def own_tokens(home: Home, owner: str) -> Token:
     """Makes tokens with the secret that is kept here. Raises CliError if there is none."""
     from shared.auth import issue_token  # noqa: PLC0415  # needs a library that not every image has

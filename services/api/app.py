@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-import redis
 import sqlalchemy as sa
 from litestar import Litestar, Router
 from litestar.concurrency import sync_to_thread
@@ -15,7 +14,6 @@ from litestar.di import Provide
 from services.api import batches, jobs, kinds, pages, tickets, uploads
 from services.api.resources import THREADS, Resources, make_resources
 from shared import queries
-from shared.channels import make_redis
 from shared.database import make_engine
 from shared.settings import Settings
 from shared.uploads import prepare
@@ -29,7 +27,6 @@ def create_app(settings: Settings) -> Litestar:
     resources = make_resources(settings)
     # apart from the requests' connections: a busy process is not one that has lost its database
     engine = make_engine(settings.database_url, pool_size=1, application="headway api health")
-    client = make_redis(settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -38,7 +35,6 @@ def create_app(settings: Settings) -> Litestar:
         yield
         resources.close()
         engine.dispose()
-        client.close()
 
     return Litestar(
         route_handlers=[
@@ -52,7 +48,7 @@ def create_app(settings: Settings) -> Litestar:
             health_routes(
                 [
                     Part("postgresql", lambda: sync_to_thread(_ask, engine)),
-                    Part("redis", lambda: sync_to_thread(_ping, client), needed=False),
+                    Part("redis", lambda: sync_to_thread(resources.redis.ping), needed=False),
                 ]
             ),
             pages.home,
@@ -78,7 +74,3 @@ def _resources(state: State) -> Resources:
 def _ask(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         connection.execute(queries.EPOCH)
-
-
-def _ping(client: redis.Redis) -> None:
-    client.ping()

@@ -1,5 +1,6 @@
 """What the handlers of one api process share."""
 
+import redis
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 from msgspec import Struct
@@ -21,12 +22,14 @@ CONNECTIONS = 10
 class Resources(Struct, frozen=True):
     settings: Settings
     engine: Engine
+    redis: "redis.Redis"
     broker: TicketBroker
     publisher: Publisher
 
     def close(self) -> None:
         self.engine.dispose()
         self.broker.close()
+        self.redis.close()
 
 
 Shared = NamedDependency[SkipValidation[Resources]]
@@ -35,9 +38,11 @@ Shared = NamedDependency[SkipValidation[Resources]]
 
 def make_resources(settings: Settings) -> Resources:
     """Connects to nothing yet: the servers may come later than this process."""
+    client = make_redis(settings.redis_url)
     return Resources(
         settings,
         make_engine(settings.database_url, pool_size=CONNECTIONS, application="headway api"),
+        client,
         make_broker(settings.redis_url, settings.namespace, QUEUES),
-        Publisher(make_redis(settings.redis_url), settings.namespace),
+        Publisher(client, settings.namespace),
     )

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, Operationa
 
 from services.worker.run import Interrupt, Interrupted, Run, clean
 from shared import queries
-from shared.changes import Change, JobUpdate, NewLine
+from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import FORMAT, Frame, Publisher
 from shared.events import Failure
 from shared.jobs import JobStatus
@@ -80,7 +80,7 @@ class Ledger:
         self._connection: Connection | None = None
         self._lock = Condition()
         self._wishes: list[Wish] = []
-        self._runs: dict[UUID, Run] = {}
+        self._runs: set[Run] = set()
         self._claiming = True
         self._closing = False
         self._away = False
@@ -126,11 +126,9 @@ class Ledger:
         with self._lock:
             if run.abandoned:
                 self.abandoned -= 1
-                # the exception that was to get it here may not have been delivered yet: take it back
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(run.thread or 0), None)
                 return
-            if end is None:
-                self._runs.pop(run.job.id, None)
+            if end is None or run.interrupt == "lost":
+                self._runs.discard(run)
                 return
             if line is not None:
                 limits = self._settings
@@ -157,16 +155,15 @@ class Ledger:
     def interrupt_all(self, reason: Interrupt) -> None:
         """Asks every running handler to end at its next yield."""
         with self._lock:
-            for run in self._runs.values():
+            for run in self._runs:
                 self._interrupt(run, reason)
             self._lock.notify_all()
 
     def give_up(self) -> None:
         """What still runs is given back although its handler goes on; nothing that it says counts any more."""
         with self._lock:
-            for run in self._runs.values():
-                if run.end is None:
-                    self._abandon(run)
+            for run in [run for run in self._runs if run.end is None]:
+                self._abandon(run)
             self._lock.notify_all()
 
     def stop(self, timeout: float) -> bool:
@@ -213,6 +210,10 @@ class Ledger:
             batch.token = token
             started += self._commit_surely(batch_id, batch)
         with self._lock:
+            if not self._claiming:  # the process began to leave meanwhile: these are not begun any more
+                for run in started:
+                    run.end = run.ended(JobStatus.QUEUED, "given_back")
+                started = []
             self._answer(wishes, started)
             self._lock.notify_all()
         if time.monotonic() >= self._next_tick:
@@ -222,14 +223,12 @@ class Ledger:
     def _due(self) -> list[Run]:
         now = time.monotonic()
         return [
-            run
-            for run in self._runs.values()
-            if run.waiting and (run.end or run.urgent or now >= run.committed_at + THROTTLE)
+            run for run in self._runs if run.waiting and (run.end or run.urgent or now >= run.committed_at + THROTTLE)
         ]
 
     def _until_due(self) -> float:
         now = time.monotonic()
-        times = [run.committed_at + THROTTLE for run in self._runs.values() if run.waiting]
+        times = [run.committed_at + THROTTLE for run in self._runs if run.waiting]
         return max(0.0, min([*times, self._next_tick]) - now)
 
     @staticmethod
@@ -244,9 +243,9 @@ class Ledger:
         """Reserves up to `jobs` jobs and adds them to `work`. A failure claims nothing."""
         token = uuid4()
         try:
-            with self._connect().begin():
+            connection = self._connect()
+            with connection.begin():
                 # a reservation that is lost with the server is no loss
-                connection = self._connect()
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 rows = connection.execute(
                     queries.CLAIM,
@@ -278,7 +277,7 @@ class Ledger:
                     return []
                 time.sleep(pause)
                 pause = min(_RETRY[1], pause * 2)
-            except LookupError:  # the batch was deleted
+            except NoSuchBatch:
                 self._drop(work)
                 return []
             else:
@@ -338,9 +337,9 @@ class Ledger:
             for run, update in work.updates:
                 run.committed_at = now
                 if update.status is not JobStatus.PROCESSING:
-                    self._runs.pop(run.job.id, None)
+                    self._runs.discard(run)
                 elif run.job.id not in accepted:
-                    self._interrupt(run, "lost")
+                    self._lose(run)
 
     def _begin(self, batch: Any, rows: list[Any], token: UUID | None) -> list[Run]:
         """The started jobs as runs, to be handed out."""
@@ -352,16 +351,19 @@ class Ledger:
             run.started_at = time.monotonic()
             runs.append(run)
         runs.reverse()  # handed out from the end: in order
+        ids = {row.id for row in rows}
         with self._lock:
-            self._runs |= {run.job.id: run for run in runs}
+            for run in [run for run in self._runs if run.job.id in ids]:
+                self._lose(run)  # its lease was over, nobody had told it, and this process got the job again
+            self._runs.update(runs)
         return runs
 
     def _drop(self, work: Work) -> None:
         with self._lock:
             for run, update in work.updates:
-                self._interrupt(run, "lost")
+                self._lose(run)
                 if update.status is not JobStatus.PROCESSING:
-                    self._runs.pop(run.job.id, None)
+                    self._runs.discard(run)
 
     # -- looking after what runs
 
@@ -370,7 +372,7 @@ class Ledger:
         now = time.monotonic()
         self._next_tick = now + _TICK
         with self._lock:
-            held = [run for run in self._runs.values() if run.end is None]
+            held = [run for run in self._runs if run.end is None]
             self._watch(held, now)
         if not held and not self._away:
             return
@@ -389,7 +391,7 @@ class Ledger:
             self._away = False
             for run in held:
                 if run.job.id not in mine:
-                    self._interrupt(run, "lost")
+                    self._lose(run)
                 elif mine[run.job.id]:
                     self._interrupt(run, "cancelled")
             self._lock.notify_all()
@@ -406,6 +408,12 @@ class Ledger:
         if run.interrupt is None:
             run.interrupt, run.interrupted_at = reason, time.monotonic()
 
+    def _lose(self, run: Run) -> None:
+        """The job is not this run's any more: nothing that it says counts, and it is to end."""
+        run.interrupt, run.interrupted_at = "lost", run.interrupted_at or time.monotonic()
+        if run.end is not None:
+            self._runs.discard(run)
+
     def _abandon(self, run: Run) -> None:
         """The handler does not end. Its job does, and its thread is left to itself."""
         log.error("a handler did not end when asked", job=str(run.job.id), kind=run.kind, asked=run.interrupt)
@@ -415,15 +423,16 @@ class Ledger:
         if run.interrupt == "given_back":
             run.end = run.ended(JobStatus.QUEUED, "given_back")
         elif run.interrupt == "lost":
-            self._runs.pop(run.job.id, None)
+            self._runs.discard(run)
         else:
             code = "time_limit" if run.interrupt == "time_limit" else "cancel_ignored"
             message = "the handler went on past its time limit and could not be ended"
             if code == "cancel_ignored":
                 message = "the handler did not end after the cancel"
             run.end = run.ended(JobStatus.FAILED, code, error=Failure(code, message), counts=True)
-        if run.thread is not None:
+        if run.thread is not None and run.outside.acquire(blocking=False):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(run.thread), ctypes.py_object(Abandoned))
+            run.outside.release()
 
     # -- the connection
 

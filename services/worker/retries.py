@@ -17,6 +17,6 @@ def after_failure(
     if fatal or failures + 1 >= kind.max_attempts:
         return JobStatus.FAILED, None
     if after is not None:
-        return JobStatus.QUEUED, max(0.0, after)
+        return JobStatus.QUEUED, max(0.0, float(after))
     first, longest = kind.backoff
     return JobStatus.QUEUED, jitter() * min(longest, first * 2.0**failures)

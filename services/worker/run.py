@@ -1,8 +1,10 @@
 """A job that is running in this process: what its handler said since the last commit, and what is asked of it."""
 
 import math
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 from uuid import UUID
 
 from shared.changes import JobUpdate, NewLine
@@ -14,12 +16,17 @@ Interrupt = Literal["cancelled", "time_limit", "given_back", "lost"]
 
 LINES_MAX = 1000
 BYTES_MAX = 2**20
-"""What one job may hold in memory before its handler waits: lines, and bytes of their texts."""
+"""What one job may hold in memory before its handler waits: lines, and characters of their texts."""
 
 _URGENT_LINES = LINES_MAX // 2
 _CUT = " … (cut)"
 _TEXT_MAX = 500
-"""Characters of a step's name and of a message."""
+"""Bytes of a step's name and of a message."""
+
+_LEVELS = get_args(Level)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
@@ -47,6 +54,10 @@ class Run:
         self.thread: int | None = None
         """The ident of the thread that runs the handler."""
         self.abandoned = False
+        self.outside = Lock()
+        """Held by the run's thread unless it is in the handler's code, the only place to raise anything in it: within
+        the ledger's lock, or in a job that the thread runs next, an exception would do harm."""
+        self.outside.acquire()
         self.end: JobUpdate | None = None
         """Set when the attempt is over; the job has ended when this is committed."""
         self.urgent = False
@@ -56,14 +67,22 @@ class Run:
         self._update = JobUpdate(id=job.id, token=token)
         self._changed = False
 
+    def inside(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls the handler's code."""
+        self.outside.release()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.outside.acquire()  # an exception raised in this thread from outside comes up here at the latest
+
     @property
     def full(self) -> bool:
         return len(self.lines) >= LINES_MAX or self._bytes >= BYTES_MAX
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything to commit."""
-        return self._changed or self.end is not None
+        """Whether there is anything to commit; what a run says that has lost its job is not."""
+        return self.interrupt != "lost" and (self._changed or self.end is not None)
 
     def say(self, update: Update, at: datetime, *, max_line: int, max_lines: int) -> None:
         """Takes note of what the handler yielded. Raises TypeError for anything that is no Update."""
@@ -79,6 +98,8 @@ class Run:
                 self._progress(percent)
                 self.add_line("phase", name, at, max_line=max_line, max_lines=max_lines)
             case Log(text, level):
+                if level not in _LEVELS:
+                    raise TypeError(f"a log line's level is one of {', '.join(_LEVELS)}, not {level!r}")
                 self.add_line(level, text, at, max_line=max_line, max_lines=max_lines)
             case _:
                 raise TypeError(f"a handler yields Progress, Step or Log, not {type(update).__name__}")

@@ -11,7 +11,7 @@ import structlog
 from services.worker.ledger import Abandoned, Ledger
 from services.worker.retries import after_failure
 from services.worker.run import Interrupted, Run, clean
-from shared.changes import JobUpdate
+from shared.changes import JobUpdate, holds_nul
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
@@ -53,6 +53,10 @@ class Runner:
             end, line = self._attempt(run)
         except Abandoned:
             log.warning("an abandoned handler has ended", job=str(run.job.id))
+        except Exception as error:  # what the handler raised cannot even be described: its `__str__` raises, say
+            log.exception("a handler's failure cannot be described", job=str(run.job.id), kind=run.kind)
+            failure = Failure("exception", f"a failure that cannot be described: {type(error).__name__}")
+            end = run.ended(JobStatus.FAILED, failure.code, error=failure, counts=True)
         self._ledger.finish(run, end, line=line)
 
     def _attempt(self, run: Run) -> End:
@@ -66,7 +70,7 @@ class Runner:
         except msgspec.ValidationError as error:
             return self._failed(run, kind, Failure("invalid_params", str(error)), fatal=True)
         try:
-            result = self._drive(run, handler(params, run.job))
+            result = self._drive(run, run.inside(handler, params, run.job))
         except Interrupted as interrupted:
             return self._interrupted(run, kind, interrupted)
         except Abandoned:
@@ -89,13 +93,13 @@ class Runner:
         try:
             while True:
                 try:
-                    update = next(generator)
+                    update = run.inside(next, generator)
                 except StopIteration as stop:
                     return stop.value
                 self._ledger.record(run, update)
         finally:
             try:
-                generator.close()
+                run.inside(generator.close)
             except Exception as error:  # what a handler's own cleaning up raises; RuntimeError: it yielded again
                 log.warning("a handler failed to clean up", job=str(run.job.id), kind=run.kind, exc_info=error)
 
@@ -108,7 +112,7 @@ class Runner:
         if len(encoded) > self._max_result:
             message = f"the result has {len(encoded)} bytes; at most {self._max_result} are kept"
             return self._failed(run, kind, Failure("result_too_large", message), fatal=True)
-        if b"\\u0000" in encoded:
+        if holds_nul(encoded):
             message = "the result holds a NUL character, which PostgreSQL cannot store"
             return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
         return run.ended(JobStatus.COMPLETED, "completed", result=encoded), None

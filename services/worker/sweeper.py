@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.worker.retries import after_failure
 from shared import queries
-from shared.changes import Change, JobUpdate, NewLine
+from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import Publisher
 from shared.creation import TICKETS
 from shared.events import Failure
@@ -111,11 +111,14 @@ class Sweeper:
                 update, line = self._expired(job)
                 updates.append(update)
                 lines.append(line)
-            with self._engine.begin() as connection:
-                change = Change(connection, batch_id)
-                accepted = change.update(updates, only_expired=True)
-                change.add_lines(line for line in lines if line.job_id in accepted)
-                frame = change.close()
+            try:
+                with self._engine.begin() as connection:
+                    change = Change(connection, batch_id)
+                    accepted = change.update(updates, only_expired=True)
+                    change.add_lines(line for line in lines if line.job_id in accepted)
+                    frame = change.close()
+            except NoSuchBatch:  # deleted meanwhile
+                continue
             log.warning("leases expired", batch=str(batch_id), jobs=len(accepted))
             if frame is not None:
                 self._publisher.publish(batch_id, frame)

@@ -1,5 +1,7 @@
 """Many changes, slow readers, and servers that come and go: viewers miss nothing and notice nothing."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -89,15 +91,14 @@ def test_a_topic_outlives_its_last_viewer_for_a_while(
 ) -> None:
     writer = make_writer(settings)
     channel = batch_channel(settings.namespace, writer.batch_id)
-    with redis.Redis.from_url(settings.redis_url) as client:
-        with watching(settings, writer, token) as (_, app, stream):
-            hub: Hub = app.state.hub
-            hub._linger = 0.3
-            stream.close()
-            wait_for(lambda: not hub._viewers, "the hub to see the end of the connection")
-            assert writer.batch_id in hub._keepers
-            wait_for(lambda: writer.batch_id not in hub._keepers, "the topic to be closed")
-            wait_for(lambda: client.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")
+    with redis.Redis.from_url(settings.redis_url) as client, watching(settings, writer, token) as (_, app, stream):
+        hub: Hub = app.state.hub
+        hub._linger = 0.3
+        stream.close()
+        wait_for(lambda: not hub._viewers, "the hub to see the end of the connection")
+        assert writer.batch_id in hub._keepers
+        wait_for(lambda: writer.batch_id not in hub._keepers, "the topic to be closed")
+        wait_for(lambda: client.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")
 
 
 # -- pace ---------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_redis_goes_and_comes_back_and_viewers_notice_nothing(
         writer.progress(0, 30, lines=1)
         valkey.start()
         wait_for(lambda: health(address)["redis"] == "ok", "the stream service to find Redis again")
-        time.sleep(1.1)  # for so long the publisher leaves Redis alone after a failure
+        writer.redis_is_back()
         version = writer.progress(0, 40, lines=1)
         stream.to_version(version)
 
@@ -220,7 +221,7 @@ def test_a_service_that_starts_without_redis_polls(
         stream.to_version(writer.start(0))
         valkey.start()
         wait_for(lambda: health(address)["redis"] == "ok", "the stream service to find Redis")
-        time.sleep(1.1)
+        writer.redis_is_back()
         stream.to_version(writer.progress(0, 10))
 
 
@@ -237,6 +238,24 @@ def test_a_connection_that_redis_cuts_is_made_again(
             client.client_kill_filter(_type="pubsub")
             stream.to_version(writer.progress(0, percent) or writer.start(0))
         assert {event.name for event in stream.record.events} == {"progress"}
+
+
+def test_a_redis_that_does_not_answer_counts_as_away(
+    settings: Settings, make_writer: Callable[..., Writer], token: str, valkey: Valkey
+) -> None:
+    settings = replace(settings, redis_url=valkey.url, poll=0.2, version_check=600)
+    writer = make_writer(settings)
+    with watching(settings, writer, token) as (address, _, stream):
+        os.kill(valkey.pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: health(address)["redis"] == "away", "the stream service to miss Redis")
+            writer.publish = False
+            stream.to_version(writer.start(0))
+        finally:
+            os.kill(valkey.pid, signal.SIGCONT)
+        wait_for(lambda: health(address)["redis"] == "ok", "the stream service to find Redis again")
+        writer.publish = True
+        stream.to_version(writer.progress(0, 10))
 
 
 def test_a_lost_message_is_made_up_for(settings: Settings, make_writer: Callable[..., Writer], token: str) -> None:

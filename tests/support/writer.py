@@ -31,7 +31,12 @@ class Writer:
         self._attempts = dict.fromkeys(self.jobs, 0)
         self._lines = dict.fromkeys(self.jobs, 0)
         self._redis = make_redis(settings.redis_url)
-        self._publisher = Publisher(self._redis, settings.namespace)
+        self._namespace = settings.namespace
+        self.redis_is_back()
+
+    def redis_is_back(self) -> None:
+        """A publisher leaves Redis alone for a while after a failure; this one begins anew."""
+        self._publisher = Publisher(self._redis, self._namespace)
 
     def close(self) -> None:
         self._redis.close()
