@@ -60,7 +60,7 @@ class Home:
             running = self._read_run()
             where = f" at {running.address}" if running else ""
             raise HomeError(
-                f"Headway runs in {self.path} already{where}. To have a second one, set HEADWAY_HOME to another directory."
+                f"Headway runs in {self.path} already{where}. For a second one, set HEADWAY_HOME to another directory."
             )
         self._run_file.unlink(missing_ok=True)  # of a run that was killed
 
@@ -90,7 +90,9 @@ class Home:
         return keys
 
     def write_run(self, running: Running) -> None:
-        self._directory.write(self._run_file, msgspec.json.format(msgspec.json.encode(running), indent=2).decode() + "\n")
+        self._directory.write(
+            self._run_file, msgspec.json.format(msgspec.json.encode(running), indent=2).decode() + "\n"
+        )
 
     def running(self) -> Running | None:
         """What runs here, if anything does: what a killed `run` left behind does not count."""

@@ -1,4 +1,4 @@
-"""Keeps processes alive: what ends without being asked to is started again, sooner at first, later if it keeps ending."""
+"""Keeps processes alive: what ends without being asked to is started again, later each time if it keeps ending."""
 
 import contextlib
 import os
@@ -138,7 +138,7 @@ class Keeper:
     """Keeps one part alive, in a thread of its own: on Linux a child dies with the thread that started it."""
 
     def __init__(self, part: Part, *, changed: Callable[[], None], say: Callable[[str], None]) -> None:
-        """`changed` is called after each start, `say` with a sentence when something went wrong; both from any thread."""
+        """`changed` is called after each start, `say` with a sentence when it went wrong; both from any thread."""
         self.part = part
         self.pid = 0
         self.failures = 0
@@ -214,11 +214,11 @@ class Keeper:
 
 
 def stop_all(keepers: Sequence[Keeper], patience: float, hurry: Event) -> None:
-    """Ends them all at once, in at most about `patience` seconds; those still there then, or when `hurry` is set, hard."""
+    """Ends them all at once; hard those that are left after `patience` seconds, or when `hurry` is set."""
     _signal(keepers, hard=False)
     until = time.monotonic() + patience
     while time.monotonic() < until and not hurry.is_set():
-        if all([keeper.ended(0.02) for keeper in keepers]):
+        if all(keeper.ended(0.02) for keeper in keepers):
             return
     left = [keeper for keeper in keepers if not keeper.ended(0)]
     _signal(left, hard=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -31,7 +31,7 @@ class Api:
         # a proxy of the environment is for other machines
         self.client = httpx.Client(base_url=self.address, timeout=_TIMEOUT, trust_env=parts.hostname not in _LOOPBACK)
 
-    def __enter__(self) -> "Api":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from infra.cli.words import STATES, end, job_words, line_words, plain, progress_words
+from infra.cli.words import STATES, counts_words, end, job_words, line_words, plain
 
 if TYPE_CHECKING:
     from infra.cli.follow import Follower
@@ -50,7 +50,7 @@ def _picture(follower: "Follower", room: int, trouble: str) -> Group:
     grid.add_column(width=30)
     grid.add_column(justify="right", width=5)
     grid.add_column(no_wrap=True)
-    words = f"{STATES[batch['status']]}, {progress_words(batch).strip()}"
+    words = f"{STATES[batch['status']]}, {counts_words(batch)}"
     grid.add_row(Text(plain(batch["title"]), "bold"), _bar(batch["progress"]), f"{batch['progress']} %", Text(words))
     for job in itertools.islice(running, max(1, room)):
         said = " ".join(filter(None, (job["step"], job["message"])))
@@ -62,4 +62,4 @@ def _picture(follower: "Follower", room: int, trouble: str) -> Group:
 
 
 def _bar(percent: int) -> ProgressBar:
-    return ProgressBar(total=100, completed=percent, width=30)
+    return ProgressBar(total=100, completed=percent, width=30, complete_style="blue", finished_style="green")

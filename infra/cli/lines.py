@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from infra.cli.words import end, job_words, line_words, progress_words
+from infra.cli.words import counts_words, end, job_words, line_words
 
 if TYPE_CHECKING:
     from infra.cli.follow import Follower
@@ -30,6 +30,6 @@ def show(follower: "Follower") -> None:
             seen[job["id"]] = job["status"]
         if state.batch["progress"] >= said + _STEP and not state.complete:
             said = state.batch["progress"]
-            print(progress_words(state.batch))
+            print(f"{state.batch['progress']:3d} %, {counts_words(state.batch)}")
         sys.stdout.flush()
     print(end(follower.state.batch), flush=True)

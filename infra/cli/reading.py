@@ -1,4 +1,4 @@
-"""What a reader of one batch knows: state is consistent only at an event id, and of one delta only the last carries it."""
+"""What a reader of one batch knows. State is consistent only at an event id, which only the last of a delta carries."""
 
 from typing import Any
 
@@ -22,7 +22,11 @@ class Reading:
 
     def __init__(self) -> None:
         self.id: str | None = None
-        self._forget()
+        self.batch: Json = {}
+        self.jobs: dict[str, Json] = {}
+        self.last_lines: dict[str, int] = {}
+        self.complete = False
+        self._unfinished: list[Event] = []
 
     def restart(self) -> None:
         """A connection begins: what the last one left unfinished comes again."""
@@ -55,11 +59,9 @@ class Reading:
         return between and event.id is None and event.name == "progress" and not event.data.get("jobs")
 
     def _forget(self) -> None:
-        self.batch: Json = {}
-        self.jobs: dict[str, Json] = {}
-        self.last_lines: dict[str, int] = {}
+        self.batch, self.jobs, self.last_lines = {}, {}, {}
         self.complete = False
-        self._unfinished: list[Event] = []
+        self._unfinished = []
 
     def _apply(self, event: Event, change: Change) -> None:
         if event.name == "log":

@@ -107,7 +107,10 @@ def _build_detector(stack: Any, home: Any, stop: Event) -> None:
     if home.detector.exists():
         stack.detector_built()
     elif not stop.is_set():
-        say(f"The object detector could not be built ({log} says why): inventories will say so. The next start tries again.")
+        say(
+            f"The object detector could not be built, and inventories will say so; {log} says why. "
+            "The next start tries again."
+        )
 
 
 def _end_with(program: Any, stop: Event) -> None:

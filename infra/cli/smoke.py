@@ -27,12 +27,19 @@ def smoke(
     A line for each check. Exit status: 0 all passed, 1 something did not, 2 it could not be tried. With --wait it takes
     as long as a stream lives, half an hour where nothing else is set.
     """
-    from infra.cli.checks import Checks  # noqa: PLC0415
-    from infra.cli.smoke_checks import Timing, check_all  # noqa: PLC0415
+    from infra.cli.smoketest.checks import Checks  # noqa: PLC0415
+    from infra.cli.smoketest.rehearsal import check_all  # noqa: PLC0415
+    from infra.cli.smoketest.waiting import Timing  # noqa: PLC0415
 
     with find_api(url, token) as api:
         print(f"Smoke test of {api.address}", flush=True)
         checks = Checks()
-        check_all(checks, api, other_token or strangers_token(api.address, token), Timing(heartbeat, lifetime, patience), wait=wait)
+        check_all(
+            checks,
+            api,
+            other_token or strangers_token(api.address, token),
+            Timing(heartbeat, lifetime, patience),
+            wait=wait,
+        )
     print(checks.verdict(), flush=True)
     raise typer.Exit(1 if checks.failed else 0)

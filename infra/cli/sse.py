@@ -30,7 +30,10 @@ class Parser:
         """Milliseconds, once the server has said it."""
         self._rest = b""
         self._after_cr = False
-        self._clear()
+        self._name = "message"
+        self._data: list[bytes] = []
+        self._size = 0
+        self._id: str | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Whole events. Raises SseError for one that is too long or whose data is no JSON."""
@@ -76,4 +79,4 @@ class Parser:
             raise SseError(f"the data of an event `{self._name}` is not JSON: {error}") from None
 
     def _clear(self) -> None:
-        self._name, self._data, self._size, self._id = "message", list[bytes](), 0, None
+        self._name, self._data, self._size, self._id = "message", [], 0, None

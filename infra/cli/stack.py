@@ -155,7 +155,9 @@ class Stack:
             if not self._complete or self._stop.is_set():
                 return
             programs = {name: [keeper.pid for keeper in keepers] for name, keepers in self._programs.items()}
-            servers = {name: [self._servers[name].pid] if name in self._servers else [] for name in ("postgres", "redis")}
+            servers = {
+                name: [self._servers[name].pid] if name in self._servers else [] for name in ("postgres", "redis")
+            }
             running = {name: [pid for pid in pids if pid] for name, pids in {**programs, **servers}.items()}
             urls = self.environment["DATABASE_URL"], self.environment["REDIS_URL"]
             self._home.write_run(Running(self.address, *urls, running))
@@ -173,7 +175,9 @@ def _answers(port: int) -> bool:
     """Whether api and stream do, and reach what they need."""
     # a stream of no batch, without a ticket: refused, but by the stream service itself
     stream = "/api/batches/00000000-0000-7000-8000-000000000000/stream"
-    return all(_status(port, path) == status for path, status in (("/health/ready", 200), ("/api/kinds", 401), (stream, 401)))
+    return all(
+        _status(port, path) == status for path, status in (("/health/ready", 200), ("/api/kinds", 401), (stream, 401))
+    )
 
 
 def _status(port: int, path: str) -> int:

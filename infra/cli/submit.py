@@ -36,9 +36,9 @@ def submit(
         raise CliError(f"{total} jobs are more than the {_MOST} that a batch may have")
     with find_api(url, token) as api:
         # one after the other: a slow line is not made quicker by several at once
-        uploads = [{"name": path.name, "params": {"uploadId": api.upload(path)}} for path in paths]
+        uploads = [(path.name, api.upload(path)) for path in paths]
         templates = [
-            {"name": upload["name"], "params": {**one, **upload["params"]}} for one in given for upload in uploads
+            {"name": name, "params": {**one, "uploadId": upload}} for one in given for name, upload in uploads
         ] or [{"name": "", "params": one} for one in given]
         batch = api.create_batch({"kind": kind, "title": title or _title(kind, paths), "jobs": _named(templates, jobs)})
         print(batch["batchId"])
@@ -66,7 +66,7 @@ def _parameters(text: str | None, *, has_files: bool) -> list[dict[str, Any]]:
 
 def _named(templates: list[dict[str, Any]], times: int) -> list[dict[str, Any]]:
     """Every job gets a name that tells it from the others."""
-    named = []
+    named: list[dict[str, Any]] = []
     for time in range(1, times + 1):
         for template in templates:
             name = template["name"] or f"job {len(named) + 1}"

@@ -25,9 +25,9 @@ def plain(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def progress_words(batch: Json) -> str:
+def counts_words(batch: Json) -> str:
     counts = batch["counts"]
-    parts = [f"{batch['progress']:3d} %", f"{counts['completed']} of {counts['total']} done"]
+    parts = [f"{counts['completed']} of {counts['total']} done"]
     parts += [f"{counts[name]} {name}" for name in ("failed", "cancelled") if counts[name]]
     parts += [f"{counts['processing']} running"] if counts["processing"] else []
     return ", ".join(parts)
@@ -47,4 +47,4 @@ def line_words(line: Json, jobs: dict[str, Json]) -> str:
 
 def end(batch: Json) -> str:
     summary = f"\n{json.dumps(batch['summary'], indent=2, ensure_ascii=True)}" if batch["summary"] is not None else ""
-    return f"{STATES[batch['status']]}: {progress_words(batch).strip()}{summary}"
+    return f"{STATES[batch['status']]}: {counts_words(batch)}{summary}"

@@ -14,7 +14,9 @@ _OVERTIME = 15.0
 
 
 def worker(
-    queue: Annotated[list[str] | None, typer.Option(help="A queue to serve; may be given again. All if not given.")] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option(help="A queue to serve; may be given again. All if not given.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes for each queue.")] = 1,
 ) -> None:
     """Run workers: one process for each queue, started again when it ends. SIGTERM lets them finish or give back."""

@@ -58,7 +58,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
         if not hub.source.connected:
             raise ConnectionError
 
-    parts = [Part("postgres", history.check), Part("redis", redis, needed=False)]
+    parts = [Part("postgresql", history.check), Part("redis", redis, needed=False)]
     return Litestar(
         [stream, health_routes(parts, draining=lambda: hub.draining)],
         state=State({"settings": settings, "hub": hub, "jitter": jitter}),

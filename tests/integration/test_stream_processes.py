@@ -69,7 +69,7 @@ def test_it_leaves_politely(settings: Settings, writer: Writer, token: str) -> N
 
 def test_a_reader_that_does_not_read_does_not_keep_it(settings: Settings, writer: Writer, token: str) -> None:
     with (
-        stream_process(replace(settings, drain_grace=2, window=0)) as (address, process),
+        stream_process(replace(settings, window=0)) as (address, process),
         Stream(address, writer.batch_id, token, receive_buffer=4096) as stream,
     ):
         stream.delta()
@@ -141,7 +141,7 @@ def test_both_services_at_one_address(settings: Settings) -> None:
         ticket = batch["streamUrl"].partition("ticket=")[2]
         with Stream(address, batch["batchId"], None, ticket=ticket) as stream:
             stream.delta()
-            told = {name: value for name, value in stream.record.batch.items()}
+            told = dict(stream.record.batch)
             read = decoded(anna.get(f"/api/batches/{batch['batchId']}"))
             anna.post(f"/api/batches/{batch['batchId']}/cancel")
             events = stream.rest()
@@ -149,8 +149,8 @@ def test_both_services_at_one_address(settings: Settings) -> None:
         process.send_signal(signal.SIGINT)
         code = process.wait(10)
 
-    assert told == {name: read[name] for name in told}
+    assert told == {name: read[name] for name in told}  # api says where the stream is, too
     assert events[-1].name == "complete"
     assert events[-1].data["status"] == "CANCELLED"
-    assert ready == {"status": "ready", "postgres": "ok", "redis": "ok"}
+    assert ready == {"status": "ready", "postgresql": "ok", "redis": "ok"}
     assert code == 0

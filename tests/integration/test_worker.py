@@ -1,7 +1,7 @@
 """One worker process, in threads of the test's own: every way in which a handler can end."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
@@ -12,8 +12,11 @@ from msgspec import Struct, structs
 
 from services.worker.handlers.rehearsal import rehearsal
 from services.worker.process import WorkerProcess, quiet_dramatiq
+from shared import queries
+from shared.changes import Change, JobUpdate
 from shared.creation import TICKETS
 from shared.jobs import JobStatus
+from shared.kinds import KINDS
 from shared.kinds.kind import Kind
 from shared.kinds.rehearsal import REHEARSAL
 from shared.queue import make_broker, send_tickets
@@ -86,6 +89,25 @@ def never_yields(params: Nothing, job: Job) -> Updates[None]:
     yield Progress(50)
 
 
+def nonsense_level(params: Nothing, job: Job) -> Updates[None]:
+    yield Log("half way", "fine")  # type: ignore[arg-type]
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def speechless(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(10)
+    raise SpeechlessError
+
+
+def nonsense_wait(params: Nothing, job: Job) -> Updates[None]:
+    yield Progress(10)
+    raise Retryable("later", after="soon")  # type: ignore[arg-type]
+
+
 def negative_items(params: Nothing, job: Job) -> Updates[None]:
     yield Progress(items=Items(-1))
 
@@ -102,6 +124,9 @@ FAILURES: list[tuple[Callable[..., Any], str, str]] = [
     (endless, "time_limit", "time limit of 1 s"),
     (never_yields, "time_limit", "past its time limit"),
     (negative_items, "exception", "whole numbers"),
+    (nonsense_level, "exception", "one of phase, info, success"),
+    (speechless, "exception", "cannot be described"),
+    (nonsense_wait, "failed", "later"),
 ]
 
 
@@ -116,7 +141,7 @@ def work(settings: Settings) -> Callable[..., Any]:
     quiet_dramatiq()
 
     @contextmanager
-    def working(*handlers: Callable[..., Any], **changes: Any) -> Iterator[None]:
+    def working(*handlers: Callable[..., Any], **changes: Any) -> Iterator[WorkerProcess]:
         kinds = {kind.name: kind for kind in (REHEARSAL, *(kind_of(handler, **changes) for handler in handlers))}
         table = {handler.__name__: handler for handler in handlers} | {"rehearsal": rehearsal}
         stop = Event()
@@ -125,7 +150,7 @@ def work(settings: Settings) -> Callable[..., Any]:
         thread = Thread(target=process.run, args=(stop,))
         thread.start()
         try:
-            yield
+            yield process
         finally:
             stop.set()
             thread.join(20)
@@ -196,6 +221,65 @@ def test_what_postgresql_refuses_fails_its_own_job_only(
         batch = wait_finished(engine, batch_id)
     assert (batch.status, batch.completed, batch.failed) == ("PARTIAL", 3, 1)
     assert job_rows(engine, batch_id)[1].error_code == "unstorable"
+    assert_consistent(engine, batch_id)
+
+
+@pytest.mark.parametrize("how", ["raises", "holds a NUL"])
+def test_results_that_cannot_be_summarised_do_not_hold_the_batch(
+    engine: sa.Engine,
+    settings: Settings,
+    work: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    def summarise(results: Iterable[int]) -> str:
+        if how == "raises":
+            raise KeyError(sum(results))
+        return "a\0b"
+
+    def seven(params: Nothing, job: Job) -> Updates[int]:
+        yield Progress(10)
+        return 7
+
+    kind = kind_of(seven, summarise=summarise)
+    monkeypatch.setitem(KINDS, kind.name, kind)
+    batch_id = submit(engine, settings, 2, kind)
+    with work(seven, summarise=summarise):
+        batch = wait_finished(engine, batch_id)
+    assert (batch.status, batch.summary) == ("COMPLETED", None)
+    assert [job.attempt for job in job_rows(engine, batch_id)] == [1, 1]
+    assert_consistent(engine, batch_id)
+
+
+def test_a_process_that_lost_a_job_and_claims_it_again_keeps_the_two_apart(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    second, ended = Event(), Event()
+
+    def twice(params: Nothing, job: Job) -> Updates[int]:
+        yield Progress(10 * job.attempt)
+        if job.attempt == 1:
+            try:
+                second.wait(10)
+                while True:
+                    yield Log("a zombie's")
+            finally:
+                ended.set()
+        second.set()
+        ended.wait(10)
+        yield Log("mine")
+        return job.attempt
+
+    batch_id = submit(engine, settings, 1, kind_of(twice))
+    with work(twice, time_limit=60) as process:
+        (job,) = wait_for(lambda: [job for job in job_rows(engine, batch_id) if job.progress], "a running job")
+        with engine.begin() as connection:  # as the sweeper does when the lease is over
+            change = Change(connection, batch_id)
+            assert change.update([JobUpdate(id=job.id, token=job.lease_token, status=JobStatus.QUEUED, delay=0)])
+            change.close()
+        assert wait_finished(engine, batch_id).status == "COMPLETED"
+        assert process._ledger.running == 0
+    assert [(job.attempt, job.result, job.last_line) for job in job_rows(engine, batch_id)] == [(2, 2, 1)]
     assert_consistent(engine, batch_id)
 
 
@@ -317,6 +401,21 @@ def test_shutdown_gives_running_jobs_back_without_using_up_an_attempt(
     with work(patient, time_limit=60):  # no ticket is sent: the sweeper makes up for it
         assert wait_finished(engine, batch_id).status == "COMPLETED"
     assert [job.attempt for job in job_rows(engine, batch_id)] == [2, 2]
+    assert_consistent(engine, batch_id)
+
+
+def test_what_is_claimed_while_the_process_begins_to_leave_is_given_back(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    batch_id = submit(engine, settings, 1, kind_of(endless))
+    with engine.connect() as holder, work(endless, time_limit=60) as process:
+        holder.execute(queries.LOCK_BATCH, {"id": batch_id})  # it is claimed, but cannot be started yet
+        wait_for(lambda: job_rows(engine, batch_id)[0].lease_token, "the reservation")
+        process._ledger.stop_claiming()
+        holder.rollback()
+        wait_for(lambda: transition_rows(engine, batch_id)[-1].reason == "given_back", "the job to be given back")
+    (job,) = job_rows(engine, batch_id)
+    assert (job.status, job.attempt, job.failures, job.lease_token) == ("QUEUED", 1, 0, None)
     assert_consistent(engine, batch_id)
 
 

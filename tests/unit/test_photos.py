@@ -202,6 +202,12 @@ def test_the_last_message(tmp_path: Path, labels: list[str], message: str) -> No
     assert updates[-1] == Progress(percent=99, message=message)
 
 
+def test_for_the_room_the_surest_of_a_sort_counts(tmp_path: Path) -> None:
+    seen = seeing(tmp_path, ("tv", 0.9), ("dining table", 0.7), ("tv", 0.45))
+    _, result = run(upload(tmp_path, small_photo()), job(tmp_path), seen)
+    assert result.room == "living room"
+
+
 def test_what_stands_in_the_street_is_not_moved(tmp_path: Path) -> None:
     seen = seeing(tmp_path, ("car", 0.8), ("bicycle", 0.7), ("bicycle", 0.6), ("chair", 0.5))
     updates, result = run(upload(tmp_path, small_photo()), job(tmp_path), seen)

@@ -8,7 +8,7 @@ import httpx
 from msgspec import Struct
 
 from infra.cli.api import Api
-from infra.cli.checks import Wrong
+from infra.cli.smoketest.checks import Wrong
 from infra.cli.sse import Event, Parser
 
 _SILENCE = 40.0

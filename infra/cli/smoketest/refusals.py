@@ -5,12 +5,12 @@ from typing import Any
 from uuid import UUID
 
 from infra.cli.api import Api
-from infra.cli.checks import Checks, expect, same
+from infra.cli.smoketest.checks import Checks, expect, same
 
 _NOBODYS = UUID(int=0x7000 << 64 | 0x8 << 60)
 
 
-def check_errors(checks: Checks, api: Api, batch: dict[str, Any], other_token: str | None) -> None:
+def check_refusals(checks: Checks, api: Api, batch: dict[str, Any], other_token: str | None) -> None:
     path = f"/api/batches/{batch['batchId']}"
     ours = api.headers()
     with checks.check("without a token, or with a wrong one, the answer is 401"):
@@ -31,7 +31,11 @@ def check_errors(checks: Checks, api: Api, batch: dict[str, Any], other_token: s
     with checks.check("a batch with mistakes is 422 and every mistake is named"):
         wrong = {"kind": "rehearsal", "title": "x", "colour": 1, "jobs": [{"name": "x", "params": {"steps": 0}}]}
         problem = _expect_problem(api, "/api/batches", 422, ours, wrong)
-        same({error["path"] for error in problem["errors"]}, {"colour", "jobs[0].params.steps"}, "the paths of the errors")
+        same(
+            {error["path"] for error in problem["errors"]},
+            {"colour", "jobs[0].params.steps"},
+            "the paths of the errors",
+        )
     what = "a batch of somebody else is 404"
     if other_token is None:
         checks.leave_out(what, "needs --other-token")

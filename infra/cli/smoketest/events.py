@@ -5,8 +5,8 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from infra.cli.checks import expect, same
-from infra.cli.recording import Recording
+from infra.cli.smoketest.checks import expect, same
+from infra.cli.smoketest.recording import Recording
 
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 _ORDER = ("log", "progress", "complete")

@@ -34,7 +34,7 @@ class Checks:
             self._report(what, None)
 
     def leave_out(self, what: str, why: str) -> None:
-        print(f"  – left out: {what} ({why})", flush=True)
+        print(f"  - left out: {what} ({why})", flush=True)
 
     def verdict(self) -> str:
         took = f"{time.monotonic() - self._began:.1f} s"

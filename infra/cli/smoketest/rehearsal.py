@@ -1,17 +1,15 @@
 """What `headway smoke` checks: the protocol as docs/protocol.md has it, on one rehearsal that runs while we look."""
 
-import math
 from typing import Any
 
-from msgspec import Struct
-
 from infra.cli.api import Api
-from infra.cli.checks import Checks, expect, same
 from infra.cli.reading import Reading
-from infra.cli.recording import Recording, record
+from infra.cli.smoketest.checks import Checks, expect, same
+from infra.cli.smoketest.events import check_lines, check_monotone, check_order, check_snapshot
+from infra.cli.smoketest.recording import Recording, record
+from infra.cli.smoketest.refusals import check_refusals
+from infra.cli.smoketest.waiting import Timing, check_waiting
 from infra.cli.sse import Event
-from infra.cli.smoke_errors import check_errors
-from infra.cli.smoke_events import check_lines, check_monotone, check_order, check_snapshot
 
 Json = dict[str, Any]
 
@@ -19,24 +17,13 @@ _ORDINARY = {"steps": 10, "stepMs": 80, "logsPerStep": 1}
 _JOBS = [
     *({"name": f"ordinary {number}", "params": _ORDINARY} for number in range(1, 5)),
     {"name": "fails", "params": {**_ORDINARY, "failAtStep": 3}},
-    {"name": "tries again", "params": {**_ORDINARY, "steps": 5, "failAtStep": 2, "failAttempts": 1, "failure": "retryable"}},
+    {
+        "name": "tries again",
+        "params": {**_ORDINARY, "steps": 5, "failAtStep": 2, "failAttempts": 1, "failure": "retryable"},
+    },
 ]
 _CUT_AT = 30
 """Percent at which the first connection is given up."""
-
-_GRACE = 5.0
-"""Seconds that something may come later than it should."""
-
-_LONGEST_STEP = 500
-"""Seconds; an attempt of a rehearsal may take 600."""
-
-
-class Timing(Struct):
-    """In seconds: the server's settings, and what the batch may take."""
-
-    heartbeat: float
-    lifetime: float
-    patience: float
 
 
 def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing, *, wait: bool) -> None:
@@ -48,27 +35,42 @@ def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing,
     if not batch:
         return
     path = f"/api/batches/{batch['batchId']}/stream"
-    first = second = None
+    if recordings := _check_live(checks, api, path, timing):
+        first, second = recordings
+        whole = Recording(first.status, first.headers, first.beginning, first.events + second.events, second.ended)
+        with checks.check("the first snapshot holds the batch and all jobs, under an id"):
+            check_snapshot(first, batch["batchId"], len(_JOBS))
+        with checks.check("events come as log, progress, complete, and only the last of a delta carries an id, once"):
+            check_order(whole)
+        with checks.check("versions and progress rise, and counters add up"):
+            check_monotone(whole)
+        with checks.check("log lines have neither gap nor double across the cut"):
+            check_lines(whole, len(_JOBS))
+        _check_later(checks, api, batch, first, whole)
+    check_refusals(checks, api, batch, other_token)
+    if wait:
+        check_waiting(checks, api, timing)
+
+
+def _check_live(checks: Checks, api: Api, path: str, timing: Timing) -> tuple[Recording, Recording] | None:
+    """Two connections, one after the other, while the batch runs."""
+    first = None
     with checks.check("its stream opens with a retry line and the headers that proxies need"):
         first = record(api, path, until=_at(_CUT_AT), seconds=timing.patience)
         _check_head(first)
     if first is None:
-        return
-    with checks.check("the first snapshot holds the batch and all jobs, under an id"):
-        check_snapshot(first, batch["batchId"], len(_JOBS))
+        return None
     with checks.check("a connection that was cut is taken up by its last id, up to `complete` and the end"):
         second = record(api, path, last_id=first.ids()[-1], seconds=timing.patience)
         same(second.events[-1].name, "complete", "the last event")
         expect(second.ended, "the server did not end the stream after `complete`")
-    if second is None:
-        return
-    whole = Recording(first.status, first.headers, first.beginning, first.events + second.events, second.ended)
-    with checks.check("events come as log, progress, complete, and only the last of a delta carries an id, once"):
-        check_order(whole)
-    with checks.check("versions and progress rise, and counters add up"):
-        check_monotone(whole)
-    with checks.check("log lines have neither gap nor double across the cut"):
-        check_lines(whole, len(_JOBS))
+        return first, second
+    return None
+
+
+def _check_later(checks: Checks, api: Api, batch: Json, first: Recording, whole: Recording) -> None:
+    """When all is over."""
+    path = f"/api/batches/{batch['batchId']}/stream"
     state = _read(whole)
     with checks.check("it ends as it should: one job failed, one took two attempts"):
         _check_outcome(state)
@@ -92,9 +94,6 @@ def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing,
         opened = record(api, api.absolute(batch["streamUrl"]), headers={})
         same(opened.status, 200, "the status")
         same(opened.events[-1].name, "complete", "the last event")
-    check_errors(checks, api, batch, other_token)
-    if wait:
-        _check_waiting(checks, api, timing)
 
 
 def _at(percent: int) -> Any:
@@ -142,7 +141,9 @@ def _check_outcome(state: Reading) -> None:
 
 def _check_equal(api: Api, batch_id: str, state: Reading) -> None:
     same(_comparable(api.batch(batch_id)), _comparable(state.batch), "the batch")
-    same(list(api.jobs(batch_id)), sorted(state.jobs.values(), key=lambda job: int(job["position"])), "the list of jobs")
+    same(
+        list(api.jobs(batch_id)), sorted(state.jobs.values(), key=lambda job: int(job["position"])), "the list of jobs"
+    )
 
 
 def _check_late_resume(api: Api, path: str, first: Recording, state: Reading) -> None:
@@ -166,30 +167,6 @@ def _check_reset(api: Api, path: str, last_id: str, reason: str, state: Reading)
     same(_read(answer).jobs, state.jobs, "the snapshot's jobs")
     again = record(api, path, last_id=reset.id)
     same([event.name for event in again.events], [event.name for event in rest], "what follows a cut behind the reset")
-
-
-def _check_waiting(checks: Checks, api: Api, timing: Timing) -> None:
-    """A batch in which nothing is said for as long as a stream lives."""
-    step = min(timing.lifetime + 2 * timing.heartbeat + _GRACE, _LONGEST_STEP)
-    jobs = math.ceil((timing.lifetime + 2 * _GRACE) / step) + 1
-    quiet = {"name": "quiet", "params": {"steps": 1, "stepMs": int(step * 1000)}}
-    submission = {"kind": "rehearsal", "title": "smoke test, quiet", "concurrency": 1, "jobs": [quiet] * jobs}
-    batch_id = api.create_batch(submission)["batchId"]
-    path = f"/api/batches/{batch_id}/stream"
-    try:
-        with checks.check(f"a ping comes after {timing.heartbeat:g} s of silence"):
-            silence = timing.heartbeat + _GRACE
-            heard = record(api, path, until=lambda event: event.name == "ping", seconds=silence + _GRACE)
-            same(heard.events[-1].name, "ping", "the last event")
-            expect(isinstance(heard.events[-1].data["timestamp"], int), "its timestamp is no number")
-        with checks.check(f"a stream of {timing.lifetime:g} s is ended by `timeout`, and can be taken up again"):
-            life = record(api, path, seconds=timing.lifetime + _GRACE)
-            same((life.events[-1].name, life.events[-1].data), ("timeout", {"reason": "lifetime"}), "the last event")
-            api.cancel(batch_id)
-            end = record(api, path, last_id=life.ids()[-1])
-            same(end.events[-1].data["status"], "CANCELLED", "the status after cancelling it")
-    finally:
-        api.cancel(batch_id)
 
 
 def _comparable(batch: Json) -> Json:

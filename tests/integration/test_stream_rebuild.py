@@ -1,0 +1,222 @@
+"""Whoever writes and whoever reads, and whatever gets lost in between: at every event id a reader has what was true."""
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from services.stream import history as history_module
+from services.stream import tail as tail_module
+from services.stream.history import History
+from services.stream.hub import Hub
+from services.stream.resume import Gone
+from services.stream.viewer import Viewer
+from shared.database import make_async_engine
+from shared.event_ids import Filters
+from shared.events import encode
+from shared.jobs import JobStatus
+from shared.settings import Settings
+from tests.support.batches import OWNER
+from tests.support.sse import Parser, Record
+from tests.support.writer import Writer
+
+JOBS = 3
+LINES_KEPT = 6
+"""Instead of a thousand, so that lines are left out."""
+
+FILTERS = [Filters(), Filters(jobs="changed", logs=2), Filters(jobs="none", logs=0)]
+
+number = st.integers(0, 30)
+job = st.integers(0, JOBS - 1)
+few = st.integers(0, 4)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("start"), job),
+        st.tuples(st.just("progress"), job, st.integers(0, 99), few),
+        st.tuples(st.just("progress"), job, st.integers(0, 99), few),
+        st.tuples(st.just("end"), job, st.sampled_from([JobStatus.COMPLETED, JobStatus.FAILED]), few),
+        st.tuples(st.just("give_back"), job),
+        st.tuples(st.just("hear"), number),  # any frame, in any order, again, or never
+        st.tuples(st.just("hear_newest")),
+        st.tuples(st.just("hear_newest")),
+        st.tuples(st.just("ask")),
+        st.tuples(st.just("wait")),
+        st.tuples(st.just("join"), st.integers(0, 2), number),
+        st.tuples(st.just("join"), st.just(0), number),
+        st.tuples(st.just("pull"), number),
+        st.tuples(st.just("pull"), number),
+        st.tuples(st.just("cut"), number),
+        st.tuples(st.just("cancel")) | st.tuples(st.just("new_epoch")),
+    ),
+    min_size=20,
+    max_size=60,
+)
+
+
+class Reader:
+    def __init__(self, viewer: Viewer, record: Record) -> None:
+        self.viewer = viewer
+        self.record = record
+        self.parser = Parser()
+
+
+class Scene:
+    """One batch, its writers, a hub that hears what it is told, and readers."""
+
+    def __init__(self, writer: Writer, hub: Hub) -> None:
+        self.writer = writer
+        self.hub = hub
+        self.readers: list[Reader] = []
+        self.truth: dict[int, dict[str, Any]] = {}
+        self.past: list[tuple[Filters, Record]] = []
+        """What readers had at the ids that they saw."""
+        self.note_truth()
+
+    def note_truth(self) -> None:
+        state = self.writer.state()
+        self.truth[state["batch"]["version"]] = state
+
+    async def write(self, change: Any, *arguments: Any) -> None:
+        def work() -> None:
+            change(*arguments)
+            self.note_truth()
+
+        await asyncio.to_thread(work)  # and meanwhile questions are asked and answered
+
+    async def start(self, position: int) -> None:
+        await self.write(self.writer.start, position)
+
+    async def progress(self, position: int, percent: int, lines: int) -> None:
+        await self.write(lambda: self.writer.progress(position, percent, lines=lines))
+
+    async def end(self, position: int, status: JobStatus, lines: int) -> None:
+        await self.write(lambda: self.writer.finish(position, status, lines=lines))
+
+    async def give_back(self, position: int) -> None:
+        await self.write(self.writer.give_back, position)
+
+    async def cancel(self) -> None:
+        await self.write(self.writer.cancel)
+
+    async def new_epoch(self) -> None:
+        with self.writer.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE installation SET secret = secret || 'x'"))
+
+    async def hear(self, index: int) -> None:
+        if frames := self.writer.frames:
+            self.hub._hear(self.writer.batch_id, encode(frames[index % len(frames)]))
+
+    async def hear_newest(self) -> None:
+        await self.hear(-1)
+
+    async def ask(self) -> None:
+        for keeper in self.hub._keepers.values():
+            keeper.ask()
+
+    async def wait(self) -> None:
+        await asyncio.sleep(0.002)
+
+    async def join(self, choice: int, index: int) -> None:
+        """A new reader, or one that had something and was cut off then."""
+        filters, record = FILTERS[choice], Record()
+        if self.past and index % 3:
+            filters, record = copy.deepcopy(self.past[index % len(self.past)])
+        try:
+            viewer = await self.hub.join(self.writer.batch_id, OWNER, filters, record.id)
+        except Gone:
+            self.check(filters, record)
+            assert record.version == max(self.truth)
+        else:
+            self.readers.append(Reader(viewer, record))
+
+    async def pull(self, index: int) -> None:
+        if self.readers:
+            reader = self.readers[index % len(self.readers)]
+            if chunk := reader.viewer.pull():
+                for event in reader.parser.feed(chunk):
+                    reader.record.take(event)
+                    if event.id is not None:
+                        self.check(reader.viewer.filters, reader.record)
+                        self.past.append((reader.viewer.filters, copy.deepcopy(reader.record)))
+
+    async def cut(self, index: int) -> None:
+        if self.readers:
+            self.hub.leave(self.readers.pop(index % len(self.readers)).viewer)
+
+    async def finish(self) -> None:
+        """Everybody catches up, and a last reader sees everything at once."""
+        await self.join(0, 0)
+        for keeper in self.hub._keepers.values():
+            await keeper.refresh()
+        for index, reader in enumerate(self.readers):
+            for _ in range(10):
+                await self.pull(index)
+            assert reader.viewer.pull() is None
+            assert reader.record.version == max(self.truth)
+
+    def check(self, filters: Filters, record: Record) -> None:
+        if not record.version:
+            return
+        truth = self.truth[record.version]
+        assert record.batch == truth["batch"]
+        touched = {
+            key: job
+            for key, job in truth["jobs"].items()
+            if filters.jobs == "all" or job["status"] != "QUEUED" or job["attempt"]
+        }
+        assert record.jobs == ({} if filters.jobs == "none" else touched)
+        if not filters.logs:
+            assert not record.lines
+            assert not record.left_out
+            return
+        assert record.lines.items() <= truth["lines"].items()
+        assert len(record.lines) + record.left_out == len(truth["lines"])
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "LOGS_MAX", LINES_KEPT)
+    monkeypatch.setattr(tail_module, "LOGS_MAX", LINES_KEPT)
+
+
+@pytest.mark.usefixtures("few_lines")
+def test_readers_rebuild_what_was_true(settings: Settings, engine: sa.Engine, runner: asyncio.Runner) -> None:
+    async_engine = make_async_engine(settings.database_url, pool_size=4, application="test")
+
+    async def play(steps: list[tuple[Any, ...]]) -> None:
+        writer = Writer(engine, settings, JOBS)
+        writer.publish = False
+        hub = Hub(replace(settings, window=0), History(async_engine), jitter=lambda: 0.5)
+        try:
+            scene = Scene(writer, hub)
+            for name, *arguments in steps:
+                await getattr(scene, name)(*arguments)
+            await scene.finish()
+        finally:
+            await hub.stop()
+            writer.close()
+
+    @given(STEPS)
+    @examples_of(60)
+    def any_interleaving(steps: list[tuple[Any, ...]]) -> None:
+        runner.run(play(steps))
+
+    any_interleaving()
+    runner.run(async_engine.dispose())
+
+
+def examples_of(count: int) -> Any:
+    return how(max_examples=count, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
