@@ -26,7 +26,7 @@ run: .venv/run.stamp  ## start everything, with a demonstration (DEMO=0: without
 	@exec $(BIN)/headway run $(if $(filter 0,$(DEMO)),--no-demo)
 
 test: .venv/dev.stamp  ## run all tests on real servers (ARGS="-k name" for some)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: lint types imports  ## everything else that CI looks at: lint, types, imports and the rules of this repository
 	@$(BIN)/python -m infra.ci

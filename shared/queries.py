@@ -177,9 +177,14 @@ ADD_LANE = _query("""
 
 # Reserves up to :jobs runnable jobs of a queue: by the batch's priority, then its age, then position. It takes no
 # batch lock and waits for no lock. `concurrency` is respected here as well as one snapshot can, and exactly at START.
+# Written so that no plan, however wrong the statistics are, locks more than it takes: the lanes are ordered first
+# (an outer ORDER BY may sort, and so lock, the jobs of all lanes, and others find none), jobs are updated by key.
 CLAIM = _query("""
     WITH picked AS (
-        SELECT j.id FROM lanes l CROSS JOIN LATERAL (
+        SELECT j.id FROM (
+            SELECT x.batch_id, x.concurrency FROM lanes x WHERE x.queue = :queue
+            ORDER BY x.priority DESC, x.batch_id OFFSET 0
+        ) l CROSS JOIN LATERAL (
             SELECT c.id FROM jobs c
             WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
                 AND (c.run_after IS NULL OR c.run_after <= clock_timestamp())
@@ -189,14 +194,11 @@ CLAIM = _query("""
                                  WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
             FOR NO KEY UPDATE SKIP LOCKED
         ) j
-        WHERE l.queue = :queue
-        ORDER BY l.priority DESC, l.batch_id
         LIMIT :jobs
     )
     UPDATE jobs j
     SET lease_token = :token, lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
-    FROM picked
-    WHERE j.id = picked.id AND j.status = 'QUEUED' AND j.lease_token IS NULL
+    WHERE j.id = ANY(ARRAY(SELECT picked.id FROM picked))
     RETURNING j.id, j.batch_id, j.position
 """)
 

@@ -133,9 +133,14 @@ class Stack:
         return Program(name, arguments, dict(self.environment), log=log, ready_file=ready_file)
 
     def _keep(self, part: EmbeddedServer | Program) -> Keeper:
-        keeper = Keeper(part, changed=self._write_run, say=self._say)
+        keeper = Keeper(part, changed=self._write_run, say=self._tell)
         keeper.start()
         return keeper
+
+    def _tell(self, sentence: str) -> None:
+        # before all is ready, trouble ends the start and is said once, by whoever called it
+        if self._complete:
+            self._say(sentence)
 
     def _await_ready(self) -> None:
         until = time.monotonic() + _READY_SECONDS

@@ -103,7 +103,8 @@ class Scene:
         await self.write(self.writer.give_back, position)
 
     async def cancel(self) -> None:
-        await self.write(self.writer.cancel)
+        if self.truth[max(self.truth)]["batch"]["finishedAt"] is None:
+            await self.write(self.writer.cancel)
 
     async def new_epoch(self) -> None:
         with self.writer.engine.begin() as connection:

@@ -103,11 +103,6 @@ def speechless(params: Nothing, job: Job) -> Updates[None]:
     raise SpeechlessError
 
 
-def nonsense_wait(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(10)
-    raise Retryable("later", after="soon")  # type: ignore[arg-type]
-
-
 def negative_items(params: Nothing, job: Job) -> Updates[None]:
     yield Progress(items=Items(-1))
 
@@ -126,7 +121,6 @@ FAILURES: list[tuple[Callable[..., Any], str, str]] = [
     (negative_items, "exception", "whole numbers"),
     (nonsense_level, "exception", "one of phase, info, success"),
     (speechless, "exception", "cannot be described"),
-    (nonsense_wait, "failed", "later"),
 ]
 
 

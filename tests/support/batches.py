@@ -67,7 +67,8 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20) -> An
 
 
 def wait_finished(engine: sa.Engine, batch_id: UUID, seconds: float = 30) -> sa.Row[Any]:
-    return wait_for(lambda: _finished(engine, batch_id), "the batch to finish", seconds)
+    row: sa.Row[Any] = wait_for(lambda: _finished(engine, batch_id), "the batch to finish", seconds)
+    return row
 
 
 def _finished(engine: sa.Engine, batch_id: UUID) -> sa.Row[Any] | None:
@@ -106,19 +107,19 @@ def assert_consistent(engine: sa.Engine, batch_id: UUID) -> None:
     for job_id, first, newest, count in lines:
         assert (first, newest) == (1, count), "log lines have gaps"
         assert newest == last[job_id]
-    status: dict[UUID, JobStatus] = dict.fromkeys((job.id for job in jobs), JobStatus.QUEUED)
+    reached: dict[UUID, JobStatus] = dict.fromkeys((job.id for job in jobs), JobStatus.QUEUED)
     attempts: Counter[UUID] = Counter()
     for step in steps:
         if step.job_id is None:
             continue
         old, new = JobStatus(step.old_status), JobStatus(step.new_status)
-        assert status[step.job_id] is old, f"{step} follows {status[step.job_id]}"
+        assert reached[step.job_id] is old, f"{step} follows {reached[step.job_id]}"
         assert new in JOB_TRANSITIONS[old], step
         if new is JobStatus.PROCESSING:
             attempts[step.job_id] += 1
         assert step.attempt == attempts[step.job_id], step
-        status[step.job_id] = new
+        reached[step.job_id] = new
     for job in jobs:
-        assert status[job.id] == job.status
+        assert reached[job.id] == job.status
         assert attempts[job.id] == job.attempt
         assert (job.lease_token is None) or job.status in ("QUEUED", "PROCESSING")

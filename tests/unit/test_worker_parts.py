@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from services.worker.retries import after_failure
 from services.worker.run import Run, clean
+from shared.changes import holds_nul
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.updates import Job, Log, Progress, Step
@@ -29,6 +30,26 @@ KIND = Kind(name="k", title="", params=Struct, max_attempts=4, backoff=(1, 3))
 )
 def test_backoff(failures: int, options: dict[str, float], expected: tuple[JobStatus, float | None]) -> None:
     assert after_failure(KIND, failures, lambda: 0.5, **options) == expected  # type: ignore[arg-type]
+
+
+def test_a_wait_is_stored_as_one_type_whatever_the_handler_wrote() -> None:
+    """PostgreSQL takes the waits of several jobs as one array."""
+    _, wait = after_failure(KIND, 0, lambda: 0.5, after=7)
+    assert isinstance(wait, float)
+
+
+@pytest.mark.parametrize(
+    ("json", "holds"),
+    [
+        (b'"a"', False),
+        (rb'"\u0000"', True),
+        (rb'"\\\u0000"', True),
+        (rb'"\\u0000"', False),
+        (rb'["x", {"\u0000": 1}]', True),
+    ],
+)
+def test_a_nul_is_told_from_a_text_about_it(json: bytes, *, holds: bool) -> None:
+    assert holds_nul(json) is holds
 
 
 @pytest.mark.parametrize(

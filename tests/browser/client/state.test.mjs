@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test from "node:test";
 import { BatchState } from "../../../clients/js/state.js";
 import { batch, job, line, lines } from "./wire.mjs";
@@ -93,3 +94,25 @@ test("an event of a name that is not known is nothing", () => {
   assert.equal(state.take("fireworks", {}, "z"), null);
   assert.equal(state.id, "");
 });
+
+// The server's tests check that it sends exactly these.
+const examples = JSON.parse(readFileSync(new URL("../../wire/stream.json", import.meta.url)));
+
+for (const { name, given, events } of examples) {
+  test(`as the server sends it: ${name}`, () => {
+    const state = new BatchState();
+    let change = null;
+    for (const event of events.map(parsed)) {
+      assert.equal(change, null, "something was seen before the delta was whole");
+      change = state.take(event.event, JSON.parse(event.data), event.id ?? null);
+    }
+    assert.deepEqual(state.batch, given.batch);
+    assert.deepEqual(change.jobs, given.jobs);
+    assert.deepEqual(change.lines, given.lines);
+    assert.equal(change.complete, given.final);
+    assert.equal(state.id, given.id);
+    assert.equal(state.missing.count, given.leftOut);
+  });
+}
+
+const parsed = (text) => Object.fromEntries(text.trim().split("\n").map((field) => field.split(/: (.*)/s)));

@@ -1,0 +1,208 @@
+"""`headway run`: one start for most of these, whose demonstration goes on while its parts are killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from infra.cli.demo import PHOTOS, TIMES
+from infra.embedded.ports import free_port
+from tests.support.batches import wait_for
+from tests.support.running import HEADWAY, Run, alive, environment, headway, started
+
+DETECTOR = Path(__file__).parents[2] / ".headway" / "detector.onnx"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    home = tmp_path_factory.mktemp("a home with spaces") / "state"
+    more = {"HEADWAY_DETECTOR": str(DETECTOR)} if DETECTOR.is_file() else {}
+    # a killed worker's jobs go on after this, and a stream's life is short enough to see its end
+    with started(home, **more, HEADWAY_LEASE="3", HEADWAY_HEARTBEAT="1", HEADWAY_LIFETIME="4") as run:
+        yield run
+
+
+def mode(path: Path) -> str:
+    return f"{path.stat().st_mode & 0o777:o}"
+
+
+def test_says_where_it_is_and_writes_down_what_runs(run: Run) -> None:
+    running = run.running
+    assert running.address == run.await_line("ready ")
+    assert {name: len(pids) for name, pids in running.pids.items()} == {
+        "web": 1,
+        "worker": 2,
+        "postgres": 1,
+        "redis": 1,
+    }
+    assert all(alive(pid) for pid in run.pids)
+    assert mode(run.home / "run.json") == "600"
+    assert json.loads((run.home / "run.json").read_text()).keys() == {"address", "databaseUrl", "redisUrl", "pids"}
+    assert httpx.get(f"{running.address}/health/ready", trust_env=False).status_code == 200
+
+
+def test_keeps_its_secrets_to_itself(run: Run) -> None:
+    assert mode(run.home) == "700"
+    for name in ("secret", "ticket-key"):
+        assert mode(run.home / name) == "600"
+        key = (run.home / name).read_text()
+        assert len(key) >= 32
+        assert key not in run.text
+        assert not any(key in log.read_text() for log in (run.home / "logs").iterdir())
+
+
+def test_prints_the_page_of_a_demonstration_and_a_curl_line_that_works(run: Run) -> None:
+    run.await_line("Ctrl-C stops everything.")
+    page = re.search(r"^  (http://\S+/batches/[0-9a-f-]{36})#ticket=\S+$", run.text, re.MULTILINE)
+    assert page
+    assert "Headway" in httpx.get(page[1], trust_env=False).text
+    curl = re.search(r"^  curl -N '(http://\S+)'$", run.text, re.MULTILINE)
+    assert curl
+    with httpx.stream("GET", curl[1], trust_env=False) as response:
+        assert next(response.iter_lines()).startswith("retry: ")
+
+
+def test_passes_its_own_smoke_test(run: Run) -> None:
+    done = run.headway("smoke", "--wait", "--heartbeat", "1", "--lifetime", "4")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("✓ passed") == 23
+    assert "All 23 checks passed" in done.stdout
+
+
+def test_smoke_fails_on_a_server_that_does_not_keep_the_protocol(run: Run) -> None:
+    # its pages are there, but a token of somebody else's secret is good for nothing
+    done = run.headway("smoke", run.running.address, "--token", "wrong")
+    assert done.returncode == 1
+    assert "✗ FAILED: a rehearsal of 6 jobs is accepted" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "word"),
+    [
+        ('{"steps": 2, "stepMs": 1}', 0, "completed"),
+        ('{"steps": 2, "stepMs": 1, "failAtStep": 1}', 1, "failed"),
+        ('[{"steps": 2, "stepMs": 1, "failAtStep": 1}, {"steps": 2, "stepMs": 1}]', 3, "completed in part"),
+    ],
+)
+def test_the_exit_status_of_watching_is_the_outcome(run: Run, params: str, status: int, word: str) -> None:
+    done = run.headway("submit", "rehearsal", "--params", params, "--watch")
+    assert done.returncode == status, done.stderr
+    assert re.search(rf"^{word}: ", done.stdout, re.MULTILINE)
+
+
+def test_watching_ends_with_4_when_the_batch_is_cancelled(run: Run) -> None:
+    token = run.headway("token", "demo", "--ttl", "5m").stdout.strip()
+    submitted = run.headway("submit", "rehearsal", "--params", '{"steps": 600, "stepMs": 100}', "--jobs", "3")
+    batch_id, page = submitted.stdout.split()
+    with subprocess.Popen(
+        [*HEADWAY, "watch", page], env=environment(run.home), stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        assert "0 of 3 done" in watching.stdout.readline()
+        address = f"{run.running.address}/api/batches/{batch_id}/cancel"
+        answer = httpx.post(address, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        assert answer.status_code == 202
+        assert watching.wait(20) == 4
+
+
+def test_watching_ends_with_5_when_there_is_nothing_to_watch(run: Run) -> None:
+    done = run.headway("watch", "00000000-0000-7000-8000-000000000000")
+    assert done.returncode == 5
+    assert "not yours" in done.stderr
+
+
+def test_every_part_that_is_killed_comes_back_at_its_place_and_nothing_is_lost(run: Run) -> None:
+    params = '{"steps": 40, "stepMs": 100, "logsPerStep": 1}'
+    batch_id = run.headway("submit", "rehearsal", "--params", params, "--jobs", "12").stdout.split()[0]
+    with subprocess.Popen(
+        [*HEADWAY, "watch", batch_id], env=environment(run.home), stdout=subprocess.PIPE, text=True
+    ) as watching:
+        before = run.running
+        for part, pids in before.pids.items():
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+
+            def renewed(part: str = part, old: tuple[int, ...] = tuple(pids)) -> bool:
+                new = run.running.pids[part]
+                return len(new) == len(old) and not set(new) & set(old) and all(alive(pid) for pid in new)
+
+            wait_for(renewed, f"{part} to come back")
+        after = run.running
+        assert (after.address, after.database_url, after.redis_url) == (
+            before.address,
+            before.database_url,
+            before.redis_url,
+        )
+        assert watching.wait(60) == 0
+    assert run.text.count("it is started again") >= 5
+    assert run.headway("smoke").returncode == 0
+
+
+def test_a_second_run_in_the_same_place_is_refused(run: Run) -> None:
+    done = headway(run.home, "run", "--no-demo")
+    assert done.returncode == 2
+    assert f"runs in {run.home} already at {run.running.address}" in done.stderr
+    assert all(alive(pid) for pid in run.pids)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(run: Run, tmp_path: Path) -> None:
+    port = urlsplit(run.running.address).port
+    done = headway(tmp_path / "other", "run", "--no-demo", HEADWAY_PORT=str(port))
+    assert done.returncode == 2
+    assert f"Port {port} on 127.0.0.1 cannot be used" in done.stderr
+
+
+def test_a_wrong_setting_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    done = headway(tmp_path / "home", "run", HEADWAY_LEASE="soon")
+    assert done.returncode == 2
+    assert done.stderr.startswith("headway: HEADWAY_LEASE: ")
+    assert not (tmp_path / "home" / "postgres").exists()
+
+
+def test_the_demonstration_makes_a_real_inventory(run: Run) -> None:
+    page = re.search(r"/batches/([0-9a-f-]{36})#", run.text)
+    assert page
+    assert run.headway("watch", page[1], seconds=100).returncode == 0
+    token = run.headway("token", "demo").stdout.strip()
+    address = f"{run.running.address}/api/batches/{page[1]}"
+    batch = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
+    photos = TIMES * len(list(PHOTOS.glob("*.jpg")))
+    assert batch["counts"]["completed"] == batch["summary"]["photos"] == photos
+    if DETECTOR.is_file() or (run.home / "detector.onnx").is_file():
+        assert batch["summary"]["byRoom"]["kitchen"]["photos"] == photos / 2
+        assert {"refrigerator", "chair", "tv"} <= {item["label"] for item in batch["summary"]["items"]}
+        assert batch["summary"]["withoutDetector"] == 0
+    else:
+        assert batch["summary"]["withoutDetector"] == photos
+
+
+def test_nothing_is_left_however_it_ends_and_it_starts_again(tmp_path: Path) -> None:
+    home, port = tmp_path / "home", str(free_port())
+    more = {"HEADWAY_PORT": port, "HEADWAY_DETECTOR": str(DETECTOR)}  # named, so none is built
+    with started(home, "--no-demo", **more) as run:
+        secret, pids = (home / "secret").read_text(), run.pids
+        assert run.running.address == f"http://127.0.0.1:{port}"
+        run.process.kill()
+        run.process.wait()
+        wait_for(lambda: not any(alive(pid) for pid in pids), "the parts of a killed run to end")
+        assert (home / "run.json").exists()
+        assert "does not run" in headway(home, "smoke").stderr
+    with started(home, "--no-demo", **more) as run:
+        assert (home / "secret").read_text() == secret
+        pids = run.pids
+        batch_id = run.headway("submit", "rehearsal", "--params", '{"steps": 600}').stdout.split()[0]
+        with subprocess.Popen([*HEADWAY, "watch", batch_id], env=environment(home), stdout=subprocess.PIPE) as watching:
+            assert watching.stdout is not None
+            watching.stdout.readline()
+            assert run.stop(15) == 0
+            watching.kill()
+        assert not any(alive(pid) for pid in pids)
+        assert not (home / "run.json").exists()
+        assert not list(home.glob("*.ready"))
