@@ -6,7 +6,8 @@ version; the lock makes commit order equal version order, so that "rows with a v
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -44,6 +45,10 @@ def holds_nul(data: bytes) -> bool:
 
 class NoSuchBatch(LookupError):
     """It was never there, or has been deleted."""
+
+
+SUMMARY_SECONDS = 5
+"""For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
 
 
 class JobUpdate(Struct, kw_only=True):
@@ -258,11 +263,19 @@ class Change:
         if kind is None or kind.summarise is None:
             return None
         decode = msgspec.json.Decoder(kind.result or Any).decode
+        until = time.monotonic() + SUMMARY_SECONDS
+
+        def results(rows: Iterable[Any]) -> Iterator[Any]:
+            for row in rows:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"summarising took longer than {SUMMARY_SECONDS} s")
+                yield decode(row.result)
+
         self._connection.execute(queries.ALLOW_SUMMARY)
         parameters, options = {"batch_id": self.batch.id}, {"yield_per": 1000}
         try:
             with self._connection.execute(queries.RESULTS, parameters, execution_options=options) as rows:
-                summary = encode(kind.summarise(decode(row.result) for row in rows))
+                summary = encode(kind.summarise(results(rows)))
         except DBAPIError:
             raise
         except Exception:

@@ -55,7 +55,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     threads: Count = 8
     """Jobs that one worker process runs at once."""
-    lease: Positive = 15
+    lease: Annotated[float, Meta(ge=1, le=3600)] = 15
     """How long a worker that is not heard of keeps its jobs."""
     cancel_grace: Positive = 5
     """How long a handler may take to end after a cancel, a time limit or at shutdown."""

@@ -27,6 +27,8 @@ class Kind(Struct, frozen=True, kw_only=True):
     result: Any = None
     """The type of a job's result, for `summarise`."""
     summarise: Callable[[Iterable[Any]], Any] | None = None
-    """Adds up the results (in job order, of type `result`) of the completed jobs to the batch's summary."""
+    """Adds up the results (in job order, of type `result`) of the completed jobs to the batch's summary.
+
+    Must be quick (changes.SUMMARY_SECONDS): the batch is locked meanwhile. If it raises, the summary is null."""
     uploads: Callable[[Any], Iterable[tuple[str, UUID]]] = no_uploads
     """The uploads that a job's params name, each with its path in the params."""

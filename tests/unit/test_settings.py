@@ -30,7 +30,7 @@ def test_empty_means_unset() -> None:
         ({"HEADWAY_SECRET": "short"}, "HEADWAY_SECRET: Expected `str` of length >= 32"),
         ({"HEADWAY_PORT": "80a"}, "HEADWAY_PORT: Expected `int`"),
         ({"HEADWAY_PORT": "0"}, "HEADWAY_PORT: Expected `int` >= 1"),
-        ({"HEADWAY_LEASE": "-1"}, "HEADWAY_LEASE: Expected `float` > 0"),
+        ({"HEADWAY_LEASE": "-1"}, "HEADWAY_LEASE: Expected `float` >= 1"),
         ({"HEADWAY_REHEARSAL": "perhaps"}, "HEADWAY_REHEARSAL: Invalid enum value 'perhaps'"),
         ({"HEADWAY_THREDS": "4"}, "HEADWAY_THREDS: there is no such setting"),
     ],
