@@ -47,8 +47,9 @@ class Parser:
                 self._clear()
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        if self._after_cr and chunk.startswith(b"\n"):  # the rest of a CR LF
-            chunk = chunk[1:]
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")  # the rest of a CR LF
+            self._after_cr = False
         if chunk:
             self._after_cr = chunk.endswith(b"\r")
         text = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n")

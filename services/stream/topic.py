@@ -115,7 +115,7 @@ class Topic:
 
     def _encode(self, since: Position, filters: Filters) -> Delivery:
         whole = not since.version
-        fresh = self._tail.count if filters.logs else 0
+        fresh = self._tail.count - since.line_count if filters.logs else 0
         lines = self._tail.last(min(fresh, filters.logs) if whole else fresh)
         chunks = encode_story(
             Story(

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -21,7 +21,9 @@ HEADWAY = [sys.executable, "-m", "infra.cli.main"]
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Nothing of ours but `home`, so that a developer's own settings do not count."""
     unset = {"DATABASE_URL", "REDIS_URL"}
-    others = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_") and name not in unset}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_") and name not in unset
+    }
     return {**others, "HEADWAY_HOME": str(home), **more}
 
 

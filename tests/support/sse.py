@@ -76,6 +76,11 @@ class Record:
         event_id = parse_event_id(self.id)
         return event_id.version if event_id else 0
 
+    @property
+    def epoch(self) -> str:
+        event_id = parse_event_id(self.id)
+        return event_id.epoch if event_id else ""
+
     def cut(self) -> None:
         """The connection is lost: a delta that has not ended will come again."""
         for line in self._unsettled[0]:
@@ -130,9 +135,10 @@ class Record:
         self.jobs |= {job["id"]: job for job in data["jobs"]}
 
     def _arrive(self, event_id: str) -> None:
-        before = self.version
+        version, epoch = self.version, self.epoch
         self.id = event_id
-        assert self.version > before, "ids strictly increase"
+        assert self.version > version, "ids strictly increase"
+        assert epoch in {"", self.epoch}, "only a reset leads to another epoch"
         assert self.version == self.batch["version"]
         self._settle()
 

@@ -75,13 +75,14 @@ class Writer:
             connection.execute(sa.delete(models.batches).where(models.batches.c.id == self.batch_id))
 
     def state(self) -> dict[str, Any]:
-        """The whole truth in one snapshot, as the wire has it: batch, jobs by id, lines by (job, n)."""
+        """The whole truth in one snapshot, as the wire has it: epoch, batch, jobs by id, lines by (job, n)."""
         with self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             batch = connection.execute(queries.WATCHED_BATCH, {"id": self.batch_id}).one()
             since = {"batch_id": self.batch_id, "since": 0}
             jobs = connection.execute(queries.CHANGED_JOBS, since)
             lines = connection.execute(queries.CHANGED_LINES, since | {"limit": 1_000_000})
             return {
+                "epoch": batch.epoch,
                 "batch": _wire(batch_of(batch)),
                 "jobs": {str(row.id): _wire(job_of(row)) for row in jobs},
                 "lines": {(str(row.job_id), row.n): _wire(line_of(row)) for row in lines},

@@ -10,7 +10,7 @@ const MOST = 2000;
 const NEAR = 24;
 
 /** Levels that are said beside the line; its colour alone would not do. */
-const WORDS = { phase: "step", success: "ok", warn: "warning", error: "error" };
+const WORDS = { phase: "▸", success: "ok", warn: "warning", error: "error" };
 
 const LEVELS = {
   all: null,
