@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.cli.demo import TIMES
+
 _PERIOD = 5.0
 """Seconds between two looks at the logs' sizes."""
 
@@ -17,6 +19,7 @@ _PERIOD = 5.0
 def run(
     *,
     demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Submit a demonstration once all is ready.")] = True,
+    repeat: Annotated[int, typer.Option(min=1, max=1000, help="How often it looks at each photograph.")] = TIMES,
 ) -> None:
     """Start everything here: PostgreSQL, Valkey, api, stream and workers, with a demonstration.
 
@@ -38,10 +41,15 @@ def run(
             stack.start()
             if not stop.is_set():
                 say(f"ready {stack.address}")
-                Thread(target=_after_start, args=(stack, home, demo, stop), name="demonstration", daemon=True).start()
+                Thread(
+                    target=_after_start,
+                    args=(stack, home, repeat if demo else 0, stop),
+                    name="demonstration",
+                    daemon=True,
+                ).start()
             while not stop.wait(_PERIOD):
                 stack.trim_logs()
-            say("stopping (once more: without waiting)")
+            say("Stopping (Ctrl-C once more: without waiting) …")
         finally:
             stack.stop(hurry)
     finally:
@@ -64,22 +72,22 @@ def _on_signals(stop: Event, hurry: Event) -> None:
         signal.signal(number, ended)
 
 
-def _after_start(stack: Any, home: Any, demo: bool, stop: Event) -> None:
-    """What takes a while and needs not be waited for. In a thread, which dies with the process."""
+def _after_start(stack: Any, home: Any, repeat: int, stop: Event) -> None:
+    """What takes a while and needs not be waited for. In a thread, which dies with the process. `repeat` 0: no demo."""
     from infra.cli.demo import submit_demo  # noqa: PLC0415
     from infra.cli.errors import CliError  # noqa: PLC0415
     from infra.cli.target import OWNER, own_tokens  # noqa: PLC0415
 
     if "HEADWAY_DETECTOR" not in stack.environment:
         _build_detector(stack, home, stop)
-    if not demo or stop.is_set():
+    if not repeat or stop.is_set():
         say("Ctrl-C stops everything.")
         return
     from infra.cli.api import Api  # noqa: PLC0415
 
     try:
         with Api(stack.address, own_tokens(home, OWNER)) as api:
-            batch = submit_demo(api)
+            batch = submit_demo(api, repeat)
             page, stream = api.absolute(batch["webUrl"]), api.absolute(batch["streamUrl"])
     except CliError as error:
         if not stop.is_set():

@@ -50,7 +50,7 @@ class Stack:
         }
         embedded = {"DATABASE_URL": "postgresql:///", "REDIS_URL": "redis:///"}
         load_settings({**embedded, **self.environment})  # what is wrong is said before anything is started
-        self.port = _choose_port(environment)
+        self.port = choose_port(environment)
         self.address = f"http://{ports.HOST}:{self.port}"
         self.environment["HEADWAY_PORT"] = str(self.port)
         self._use_detector()
@@ -168,7 +168,8 @@ class Stack:
             self._home.write_run(Running(self.address, *urls, running))
 
 
-def _choose_port(environment: Mapping[str, str]) -> int:
+def choose_port(environment: Mapping[str, str]) -> int:
+    """Raises EmbeddedError, a sentence, for one that was asked for and cannot be had."""
     wanted = environment.get("HEADWAY_PORT")
     if wanted:
         ports.check(int(wanted))

@@ -1,13 +1,15 @@
 """Which Headway a command talks to, and as whom: options first, then the environment, then what `headway run` left."""
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.cli.api import Api, Token
 from infra.cli.errors import CliError
 from infra.home import Home, home_of_process, signing_settings
+
+if TYPE_CHECKING:
+    from infra.cli.api import Api, Token
 
 OWNER = "demo"
 """Whose batches are made and watched where nobody says otherwise: those of the demonstration."""
@@ -22,8 +24,10 @@ TokenOption = Annotated[
 ]
 
 
-def find_api(url: str | None, token: str | None) -> Api:
+def find_api(url: str | None, token: str | None) -> "Api":
     """Raises CliError if nothing says where Headway is, or who we are."""
+    from infra.cli.api import Api  # noqa: PLC0415  # needs a library that not every image has
+
     home = home_of_process()
     running = home.running()
     address = url or os.environ.get("HEADWAY_URL") or (running.address if running else None)
@@ -47,7 +51,7 @@ def strangers_token(address: str, token: str | None) -> str | None:
     return own_tokens(home_of_process(), f"not {OWNER}")()
 
 
-def own_tokens(home: Home, owner: str) -> Token:
+def own_tokens(home: Home, owner: str) -> "Token":
     """Makes tokens with the secret that is kept here. Raises CliError if there is none."""
     from shared.auth import issue_token  # noqa: PLC0415  # needs a library that not every image has
 

@@ -42,8 +42,9 @@ class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
 def create_app(settings: Settings, *, jitter: Callable[[], float] = random.random) -> Litestar:
     """`app.state.hub` is to be drained before the server stops."""
     engine = make_async_engine(settings.database_url, pool_size=_CONNECTIONS, application="headway-stream")
-    history = History(engine)
-    hub = Hub(settings, history, jitter=jitter)
+    # apart from the topics' connections: a busy process is not one that has lost its database
+    probe = make_async_engine(settings.database_url, pool_size=1, application="headway-stream-health")
+    hub = Hub(settings, History(engine), jitter=jitter)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -53,12 +54,13 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
         finally:
             await hub.stop()
             await engine.dispose()
+            await probe.dispose()
 
     async def redis() -> None:
         if not hub.source.connected:
             raise ConnectionError
 
-    parts = [Part("postgresql", history.check), Part("redis", redis, needed=False)]
+    parts = [Part("postgresql", History(probe).check), Part("redis", redis, needed=False)]
     return Litestar(
         [stream, health_routes(parts, draining=lambda: hub.draining)],
         state=State({"settings": settings, "hub": hub, "jitter": jitter}),

@@ -13,7 +13,7 @@ from services.stream.history import History
 from services.stream.keeper import PATIENCE, Keeper
 from services.stream.resume import starting_point
 from services.stream.source import Source
-from services.stream.topic import Position, Topic
+from services.stream.topic import Topic
 from services.stream.viewer import Viewer
 from shared.errors import NotFound, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -81,14 +81,10 @@ class Hub:
             raise TooManyRequests
         keeper = await self._open(batch_id, owner)
         topic = keeper.topic
-        viewer = Viewer(topic, filters, Position())
+        viewer = Viewer(topic, filters)
         self._enter(viewer)
         try:
-            start = await starting_point(keeper, self.history, filters, last_id)
-            if isinstance(start, Position):
-                viewer.position = start
-            else:
-                viewer.reset(start)
+            viewer.begin(await starting_point(keeper, self.history, filters, last_id))
         except BaseException:
             self.leave(viewer)
             raise

@@ -111,8 +111,8 @@ class Keeper:
                 waiting, self._waiting = self._waiting, []
                 try:
                     advance = await self._history.since(self.topic.id, self.topic.version, self.topic.epoch)
-                except Unavailable as error:
-                    log.warning("cannot ask what is new", batch=str(self.topic.id), error=error.detail)
+                except Exception as error:  # noqa: BLE001  # a topic that no longer asks would be stuck for ever
+                    log.warning("cannot ask what is new", batch=str(self.topic.id), error=repr(error))
                     self._again = True
                     self._waiting += waiting
                     await asyncio.sleep(wait * (0.5 + self._jitter()))

@@ -100,8 +100,8 @@ class Source:
                 if self.connected or not reported:
                     log.warning("redis is away, polling instead", error=type(error).__name__)
                     reported = True
-            except Exception:
-                log.exception("listening to redis failed, polling instead")
+            except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the listening
+                log.error("listening to redis failed, polling instead", error=repr(error))  # noqa: TRY400  # no locals
             self.connected = False
             self._due.set()
             await asyncio.sleep(_RECONNECT)
@@ -168,4 +168,4 @@ class Source:
             try:
                 await self._look()
             except Exception as error:  # noqa: BLE001  # nothing may end this: it is what heals everything else
-                log.warning("cannot look where batches are", error=type(error).__name__)
+                log.warning("cannot look where batches are", error=repr(error))

@@ -21,7 +21,7 @@ SNAPSHOTS = 2
 """For each choice of filters: the most snapshots that slow readers keep alive. A further reader gets the newer of
 them, and then what came since."""
 
-_CACHED = 64
+_CACHED = 16
 """Deltas to the present version: readers that reconnect come from many versions, those that stay from one."""
 
 

@@ -16,14 +16,14 @@ class Viewer:
 
     __slots__ = ("_chunk", "_delivery", "_farewell", "_reason", "filters", "on_change", "over", "position", "topic")
 
-    def __init__(self, topic: Topic, filters: Filters, start: Position | ResetReason) -> None:
+    def __init__(self, topic: Topic, filters: Filters) -> None:
         self.topic = topic
         self.filters = filters
+        self.position = Position()
         self.on_change: Callable[[], None] = _nobody_listens
         self.over = False
         """Nothing more will come: the connection may end."""
-        self.position = start if isinstance(start, Position) else Position()
-        self._reason = None if isinstance(start, Position) else start
+        self._reason: ResetReason | None = None
         self._farewell: bytes | None = None
         self._delivery: Delivery | None = None
         self._chunk = 0
@@ -54,6 +54,11 @@ class Viewer:
             self.over = self._delivery.final
             self._delivery = None
         return chunk
+
+    def begin(self, start: Position | ResetReason) -> None:
+        """Where its reader begins, or why it must begin anew; as things are now, whatever was before."""
+        self.position = start if isinstance(start, Position) else Position()
+        self._reason = None if isinstance(start, Position) else start
 
     def reset(self, reason: ResetReason) -> None:
         """What it was sent counts for nothing now: it is told so once what it is being sent is through."""

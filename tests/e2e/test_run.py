@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from infra.cli.demo import PHOTOS, TIMES
+from infra.cli.demo import PHOTOS
 from infra.embedded.ports import free_port
 from tests.support.batches import wait_for
 from tests.support.running import HEADWAY, Run, alive, environment, headway, started
@@ -20,12 +20,17 @@ from tests.support.running import HEADWAY, Run, alive, environment, headway, sta
 DETECTOR = Path(__file__).parents[2] / ".headway" / "detector.onnx"
 
 
+REPEAT = 8
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     home = tmp_path_factory.mktemp("a home with spaces") / "state"
     more = {"HEADWAY_DETECTOR": str(DETECTOR)} if DETECTOR.is_file() else {}
     # a killed worker's jobs go on after this, and a stream's life is short enough to see its end
-    with started(home, **more, HEADWAY_LEASE="3", HEADWAY_HEARTBEAT="1", HEADWAY_LIFETIME="4") as run:
+    with started(
+        home, "--repeat", str(REPEAT), **more, HEADWAY_LEASE="3", HEADWAY_HEARTBEAT="1", HEADWAY_LIFETIME="4"
+    ) as run:
         yield run
 
 
@@ -173,7 +178,7 @@ def test_the_demonstration_makes_a_real_inventory(run: Run) -> None:
     token = run.headway("token", "demo").stdout.strip()
     address = f"{run.running.address}/api/batches/{page[1]}"
     batch = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
-    photos = TIMES * len(list(PHOTOS.glob("*.jpg")))
+    photos = REPEAT * len(list(PHOTOS.glob("*.jpg")))
     assert batch["counts"]["completed"] == batch["summary"]["photos"] == photos
     if DETECTOR.is_file() or (run.home / "detector.onnx").is_file():
         assert batch["summary"]["byRoom"]["kitchen"]["photos"] == photos / 2

@@ -51,7 +51,7 @@ def open_stream(address: str, writer: Writer, token: str) -> Iterator[Open]:
     opened: list[Stream] = []
 
     def open_one(last_id: str = "", **options: Any) -> Stream:
-        options = {"token": token, "record": Record(last_id)} | options
+        options = {"token": token, "record": Record(last_id), **options}
         opened.append(Stream(address, options.pop("batch_id", writer.batch_id), **options))
         return opened[-1]
 

@@ -352,6 +352,21 @@ def test_a_new_epoch_resets_viewers(
     assert stream.record.jobs == writer.state()["jobs"]
 
 
+def test_a_topic_that_is_behind_by_an_epoch_asks_before_it_resets(
+    settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
+) -> None:
+    writer = make_writer(settings)
+    with watching(settings, writer, token) as (address, _, stream):
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE installation SET secret = 'renewed'"))
+        # a reader comes from another process, which knows of the new epoch already
+        record = Record(stream.record.id.replace(stream.record.epoch, writer.state()["epoch"]))
+        with Stream(address, writer.batch_id, token, record=record) as reader:
+            assert [event.name for event in stream.delta()] == ["reset"]
+            writer.start(0)
+            assert [event.name for event in reader.delta()] == ["progress"]
+
+
 def test_versions_that_postgresql_lost_reset_viewers(
     settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
 ) -> None:

@@ -16,6 +16,7 @@ from services.stream import history as history_module
 from services.stream import tail as tail_module
 from services.stream.history import History
 from services.stream.hub import Hub
+from services.stream.keeper import Keeper
 from services.stream.resume import Gone
 from services.stream.viewer import Viewer
 from shared.database import make_async_engine
@@ -28,7 +29,7 @@ from tests.support.sse import Parser, Record
 from tests.support.writer import Writer
 
 JOBS = 3
-LINES_KEPT = 6
+LINES_KEPT = 4
 """Instead of a thousand, so that lines are left out."""
 
 FILTERS = [Filters(), Filters(jobs="changed", logs=2), Filters(jobs="none", logs=0)]
@@ -42,10 +43,11 @@ STEPS = st.lists(
             *(st.tuples(st.just("step"), job, st.integers(0, 99), few),) * 5,
             st.tuples(st.just("end"), job, st.sampled_from([JobStatus.COMPLETED, JobStatus.FAILED]), few),
             st.tuples(st.just("give_back"), job),
-            *(st.tuples(st.just("hear_newest")),) * 3,
-            *(st.tuples(st.just("hear"), number),) * 2,  # any frame, in any order, again, or never
+            *(st.tuples(st.just("hear_newest"), st.integers(0, 1)),) * 2,
+            st.tuples(st.just("hear"), st.integers(0, 1), number),  # any frame, in any order, again, or never
+            *(st.tuples(st.just("race"), st.integers(0, 1), st.integers(0, 8)),) * 2,
             *(st.tuples(st.just("ask")), st.tuples(st.just("tick"), few), st.tuples(st.just("wait"))),
-            *(st.tuples(st.just("join"), st.sampled_from([0, 0, 0, 1, 2]), number),) * 2,
+            *(st.tuples(st.just("join"), st.sampled_from([0, 0, 0, 1, 2]), number),) * 4,
             *(st.tuples(st.just("pull"), number),) * 4,
             st.tuples(st.just("cut"), number),
             st.sampled_from([("cancel",), ("new_epoch",), ("wait",), ("wait",)]),
@@ -57,18 +59,19 @@ STEPS = st.lists(
 
 
 class Reader:
-    def __init__(self, viewer: Viewer, record: Record) -> None:
+    def __init__(self, viewer: Viewer, record: Record, hub: Hub) -> None:
+        self.hub = hub
         self.viewer = viewer
         self.record = record
         self.parser = Parser()
 
 
 class Scene:
-    """One batch, its writers, a hub that hears what it is told, and readers."""
+    """One batch, its writers, two replicas that hear what they are told, and readers."""
 
-    def __init__(self, writer: Writer, hub: Hub) -> None:
+    def __init__(self, writer: Writer, *hubs: Hub) -> None:
         self.writer = writer
-        self.hub = hub
+        self.hubs = hubs
         self.readers: list[Reader] = []
         self.truth: dict[tuple[str, int], dict[str, Any]] = {}
         """By epoch and version."""
@@ -108,37 +111,48 @@ class Scene:
             connection.execute(sa.text("UPDATE installation SET secret = secret || 'x'"))
         self.note_truth()
 
-    async def hear(self, index: int) -> None:
+    async def hear(self, hub: int, index: int) -> None:
         if frames := self.writer.frames:
-            self.hub._hear(self.writer.batch_id, encode(frames[index % len(frames)]))
+            self.hubs[hub]._hear(self.writer.batch_id, encode(frames[index % len(frames)]))
 
-    async def hear_newest(self) -> None:
-        await self.hear(-1)
+    async def hear_newest(self, hub: int) -> None:
+        await self.hear(hub, -1)
 
     async def ask(self) -> None:
-        for keeper in self.hub._keepers.values():
+        for keeper in self.keepers():
             keeper.ask()
+
+    def keepers(self) -> list[Keeper]:
+        return [keeper for hub in self.hubs for keeper in hub._keepers.values()]
 
     async def tick(self, times: int) -> None:
         """A question is on its way, perhaps."""
         for _ in range(times):
             await asyncio.sleep(0)
 
+    async def race(self, hub: int, times: int) -> None:
+        """A frame overtakes the answer to a question."""
+        for keeper in self.hubs[hub]._keepers.values():
+            keeper.ask()
+        await self.tick(times)
+        await self.hear_newest(hub)
+
     async def wait(self) -> None:
         await asyncio.sleep(0.002)
 
     async def join(self, choice: int, index: int) -> None:
         """A new reader, or one that had something and was cut off then."""
-        filters, record = FILTERS[choice], Record()
-        if self.past and index % 3:
-            filters, record = copy.deepcopy(self.past[index % len(self.past)])
+        filters, record, hub = FILTERS[choice], Record(), self.hubs[index % 2]
+        if self.past and index % 5:
+            newest = len(self.past) - 1
+            filters, record = copy.deepcopy(self.past[newest if index % 5 < 3 else index % len(self.past)])
         try:
-            viewer = await self.hub.join(self.writer.batch_id, OWNER, filters, record.id)
+            viewer = await hub.join(self.writer.batch_id, OWNER, filters, record.id)
         except Gone:
             self.check(filters, record)
             assert record.version == self.version
         else:
-            self.readers.append(Reader(viewer, record))
+            self.readers.append(Reader(viewer, record, hub))
 
     async def pull(self, index: int) -> None:
         if self.readers:
@@ -146,18 +160,20 @@ class Scene:
             if chunk := reader.viewer.pull():
                 for event in reader.parser.feed(chunk):
                     reader.record.take(event)
+                    assert event.name != "reset" or event.data["reason"] == "epoch"
                     if event.id is not None:
                         self.check(reader.viewer.filters, reader.record)
                         self.past.append((reader.viewer.filters, copy.deepcopy(reader.record)))
 
     async def cut(self, index: int) -> None:
         if self.readers:
-            self.hub.leave(self.readers.pop(index % len(self.readers)).viewer)
+            reader = self.readers.pop(index % len(self.readers))
+            reader.hub.leave(reader.viewer)
 
     async def finish(self) -> None:
         """Everybody catches up, and a last reader sees everything at once."""
         await self.join(0, 0)
-        for keeper in self.hub._keepers.values():
+        for keeper in self.keepers():
             await keeper.refresh()
         for index, reader in enumerate(self.readers):
             for _ in range(10):
@@ -204,18 +220,19 @@ def test_readers_rebuild_what_was_true(settings: Settings, engine: sa.Engine, ru
     async def play(steps: list[tuple[Any, ...]]) -> None:
         writer = Writer(engine, settings, JOBS)
         writer.publish = False
-        hub = Hub(replace(settings, window=0), History(async_engine), jitter=lambda: 0.5)
+        hubs = [Hub(replace(settings, window=0), History(async_engine), jitter=lambda: 0.5) for _ in range(2)]
         try:
-            scene = Scene(writer, hub)
+            scene = Scene(writer, *hubs)
             for name, *arguments in steps:
                 await getattr(scene, name)(*arguments)
             await scene.finish()
         finally:
-            await hub.stop()
+            for hub in hubs:
+                await hub.stop()
             writer.close()
 
     @given(STEPS)
-    @examples_of(60)
+    @examples_of(50)
     def any_interleaving(steps: list[tuple[Any, ...]]) -> None:
         runner.run(play(steps))
 

@@ -12,6 +12,7 @@ from typing import IO
 
 import msgspec
 
+from infra.embedded.ports import free_port
 from infra.home import Running
 from tests.support.batches import wait_for
 
@@ -94,7 +95,8 @@ def started(home: Path, *arguments: str, **more: str) -> Iterator[Run]:
     """`headway run`, ready; stopped at the end if it still runs."""
     process = subprocess.Popen(
         [*HEADWAY, "run", *arguments],
-        env=environment(home, **more),
+        # several of these may start at once, and the usual port is for one
+        env=environment(home, **{"HEADWAY_PORT": str(free_port()), **more}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

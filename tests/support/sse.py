@@ -78,8 +78,9 @@ class Record:
 
     @property
     def epoch(self) -> str:
+        """Empty while there is nothing yet."""
         event_id = parse_event_id(self.id)
-        return event_id.epoch if event_id else ""
+        return event_id.epoch if event_id and event_id.version else ""
 
     def cut(self) -> None:
         """The connection is lost: a delta that has not ended will come again."""

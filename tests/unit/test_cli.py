@@ -1,5 +1,6 @@
 """The `headway` command, where it needs no server."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,10 +12,12 @@ import jwt
 import pytest
 
 from infra.cli.errors import CliError
+from infra.cli.stack import DEFAULT_PORT, choose_port
 from infra.cli.submit import _named, _parameters
 from infra.cli.target import find_api
 from infra.cli.token import seconds
 from infra.cli.watch import _id
+from infra.embedded.errors import EmbeddedError
 from infra.home import Home, HomeError, Running
 from tests.support.running import headway
 
@@ -33,7 +36,7 @@ def test_every_command_has_help_without_loading_a_service() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
         f"for name in {commands}: assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
-        "print(sorted({'litestar', 'sqlalchemy', 'dramatiq', 'alembic', 'jwt', 'redis'} & set(sys.modules)))"
+        "print(sorted({'litestar', 'sqlalchemy', 'dramatiq', 'alembic', 'jwt', 'redis', 'httpx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
@@ -143,6 +146,16 @@ def test_run_json_is_as_the_protocol_has_it(tmp_path: Path) -> None:
         "pids": {"web": [1], "worker": [2, 3]},
     }
     home.leave()
+
+
+def test_the_usual_port_is_taken_if_it_is_free_and_another_if_not() -> None:
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", DEFAULT_PORT)):
+        assert choose_port({}) != DEFAULT_PORT
+    assert choose_port({"HEADWAY_PORT": ""}) in (DEFAULT_PORT, *range(20_000, 32_768))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EmbeddedError, match=f"Port {port} "):
+            choose_port({"HEADWAY_PORT": str(port)})
 
 
 def test_parameters_are_an_object_or_a_list_of_them() -> None:

@@ -55,7 +55,8 @@ class Writer:
 
 
 def watch(topic: Topic, filters: Filters | None = None, start: Any = None) -> Viewer:
-    viewer = Viewer(topic, filters or Filters(), start or Position())
+    viewer = Viewer(topic, filters or Filters())
+    viewer.begin(start or Position())
     topic.viewers.add(viewer)
     return viewer
 
@@ -171,21 +172,22 @@ def test_a_change_in_the_middle_of_a_snapshot_comes_after_it() -> None:
 
 def test_slow_readers_keep_few_snapshots_alive() -> None:
     writer = Writer(jobs=1000, name="x" * 200)
-    viewers = []
+    slow = []
     for progress in range(10):
-        viewers.append(watch(writer.topic))
-        assert viewers[-1].pull() is not None
+        viewer = watch(writer.topic)
+        first = viewer.pull()
+        assert first is not None
+        slow.append((viewer, first))
         writer.change(job(0, progress))
 
-    assert len({id(viewer._delivery) for viewer in viewers}) == SNAPSHOTS
-    for viewer in viewers:
+    assert len({id(viewer._delivery) for viewer, _ in slow}) == SNAPSHOTS
+    for viewer, first in slow:
         parser, record = Parser(), Record()
-        pulled(viewer)
-        late = watch(writer.topic)
-        for chunk in pulled(late):
+        for chunk in [first, *pulled(viewer)]:
             for event in parser.feed(chunk):
                 record.take(event)
         assert record.jobs["job-0"]["progress"] == 9
+        assert len(record.jobs) == 1000
 
 
 def test_the_last_delta_ends_the_viewer() -> None:

@@ -192,6 +192,8 @@ class Row {
   }
 
   show(job, index, height, selected) {
+    // A bar does not glide from where another job stands.
+    this.element.classList.toggle("fresh", this.#id !== job.id);
     this.#id = job.id;
     this.element.style.setProperty("transform", `translateY(${index * height}px)`);
     this.element.dataset.state = job.status;
