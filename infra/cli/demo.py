@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from infra.cli.api import Api
 
 PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
-TIMES = 25
+TIMES = 80
 """How often each photograph is looked at: enough for somebody who has to find the browser first."""
 
 _SUBMISSION = {

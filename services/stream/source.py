@@ -1,8 +1,9 @@
 """The source of hints: a supervised Redis subscription, and how often to look into PostgreSQL with and without it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -83,11 +84,15 @@ class Source:
         finally:
             self._waiting.pop(channel, None)
 
-    async def unwatch(self, batch_id: UUID) -> None:
+    def unwatch(self, batch_id: UUID) -> Coroutine[Any, Any, None]:
+        """Nothing more is heard of it from now on; Redis learns of that when the result is awaited."""
         channel = batch_channel(self._settings.namespace, batch_id).encode()
         self._channels.pop(channel, None)
         self._unconfirmed.discard(channel)
-        if self._pubsub is not None:
+        return self._unsubscribe(channel)
+
+    async def _unsubscribe(self, channel: bytes) -> None:
+        if self._pubsub is not None and channel not in self._channels:  # nobody has begun to watch it again
             with suppress(RedisError, OSError):
                 await self._pubsub.unsubscribe(channel)
 

@@ -50,6 +50,7 @@ class Wish(Struct):
 
     done: Event = field(default_factory=Event)
     run: Run | None = None
+    repeated: bool = False
 
 
 class Work(Struct):
@@ -214,6 +215,13 @@ class Ledger:
                 for run in started:
                     run.end = run.ended(JobStatus.QUEUED, "given_back")
                 started = []
+            if any(run.end for batch in work.values() for run, _ in batch.updates):
+                # the claim came before these ends were committed: a limit may have room now
+                first = [wish for wish in wishes[len(started) :] if not wish.repeated]
+                self._wishes += first
+                wishes = wishes[: len(started)] + [wish for wish in wishes[len(started) :] if wish.repeated]
+                for wish in first:
+                    wish.repeated = True
             self._answer(wishes, started)
             self._lock.notify_all()
         if time.monotonic() >= self._next_tick:

@@ -281,7 +281,7 @@ RESETS: list[tuple[str, Callable[[EventId], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "change"), RESETS)
+@pytest.mark.parametrize(("reason", "change"), RESETS, ids=[f"{n}-{reason}" for n, (reason, _) in enumerate(RESETS)])
 def test_reset(open_stream: Open, writer: Writer, reason: str, change: Callable[[EventId], str]) -> None:
     writer.start(0)
     stream = open_stream()

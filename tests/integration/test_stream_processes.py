@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
+from infra.embedded.ports import free_port
 from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
@@ -111,14 +113,15 @@ def test_neither_tokens_nor_tickets_reach_the_log(settings: Settings, writer: Wr
     secret = issue_token(settings, OWNER)
     process = subprocess.Popen(
         [sys.executable, "-m", "services.stream"],
-        env=environment(replace(settings, port=(port := free()))),
+        env=environment(replace(settings, port=(port := free_port()))),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(lambda: status(address, "/health/live") == 200, "the stream service to answer")
-        for query in ({}, {"ticket": secret}, {"nonsense": secret}):
+        queries: list[dict[str, Any]] = [{}, {"ticket": secret}, {"nonsense": secret}]
+        for query in queries:
             with Stream(address, writer.batch_id, secret if not query else None, **query) as stream:
                 assert stream.status in {200, 401, 422}
     finally:
@@ -127,12 +130,6 @@ def test_neither_tokens_nor_tickets_reach_the_log(settings: Settings, writer: Wr
 
     assert secret not in output.decode()
     assert str(writer.batch_id) not in output.decode()
-
-
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_both_services_at_one_address(settings: Settings) -> None:

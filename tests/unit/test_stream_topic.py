@@ -90,8 +90,8 @@ def test_a_viewer_that_did_not_pull_gets_one_merged_delta() -> None:
     viewer, record = watch(writer.topic), Record()
     seen(viewer, record)
 
-    for progress in range(1, 50):
-        writer.change(job(0, progress), lines=1)
+    for percent in range(1, 50):
+        writer.change(job(0, percent), lines=1)
     writer.change(job(2, 7))
     log, progress = seen(viewer, record)
 
