@@ -123,50 +123,47 @@ def test_head_gets_the_headers_only(open_stream: Open) -> None:
         stream.next()
 
 
-@pytest.mark.parametrize(
-    ("query", "positions", "lines"),
-    [
-        ({"jobs": "all"}, [0, 1, 2], 5),
-        ({"jobs": "changed"}, [1], 5),
-        ({"jobs": "none"}, [], 5),
-        ({"logs": 2}, [0, 1, 2], 2),
-        ({"logs": 0}, [0, 1, 2], 0),
-        ({"jobs": "changed", "logs": 1000}, [1], 5),
-    ],
-)
-def test_filters(open_stream: Open, writer: Writer, query: dict[str, Any], positions: list[int], lines: int) -> None:
+FILTERS: list[tuple[dict[str, Any], list[int], int]] = [
+    ({"jobs": "all"}, [0, 1, 2], 5),
+    ({"jobs": "changed"}, [1], 5),
+    ({"jobs": "none"}, [], 5),
+    ({"logs": 2}, [0, 1, 2], 2),
+    ({"logs": 0}, [0, 1, 2], 0),
+    ({"jobs": "changed", "logs": 1000}, [1], 5),
+]
+
+
+def test_filters(open_stream: Open, writer: Writer) -> None:
     writer.start(1)
     writer.progress(1, lines=5)
-    stream = open_stream(**query)
-    stream.delta()
+    streams = [open_stream(**query) for query, _, _ in FILTERS]
 
-    assert sorted(job["position"] for job in stream.record.jobs.values()) == positions
-    assert [n for _, n in stream.record.lines] == list(range(6 - lines, 6))
-    assert stream.record.left_out == (0 if lines in {0, 5} else 5 - lines)
+    for stream, (query, positions, lines) in zip(streams, FILTERS, strict=True):
+        stream.delta()
+        assert sorted(job["position"] for job in stream.record.jobs.values()) == positions, query
+        assert [n for _, n in stream.record.lines] == list(range(6 - lines, 6)), query
+        assert stream.record.left_out == (0 if lines in {0, 5} else 5 - lines), query
     writer.progress(1, 50, lines=1)
-    stream.delta()
-    assert len(stream.record.jobs) == len(positions)
-    assert len(stream.record.lines) == (lines + 1 if lines else 0)
+    for stream, (query, positions, lines) in zip(streams, FILTERS, strict=True):
+        stream.delta()
+        assert len(stream.record.jobs) == len(positions), query
+        assert len(stream.record.lines) == (lines + 1 if lines else 0), query
 
 
 # -- who may ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("query", "paths"),
-    [
-        ({"jobs": "some"}, ["jobs"]),
-        ({"logs": 1001, "jobs": ""}, ["jobs", "logs"]),
-        ({"logs": -1}, ["logs"]),
-        ({"logs": "many", "colour": "red"}, ["colour", "logs"]),
-    ],
-)
-def test_wrong_parameters_are_all_named(
-    address: str, writer: Writer, token: str, query: dict[str, Any], paths: list[str]
-) -> None:
-    reply = get(address, writer.batch_id, token, **query)
+WRONG: list[tuple[dict[str, Any], list[str]]] = [
+    ({"jobs": "some"}, ["jobs"]),
+    ({"logs": 1001, "jobs": ""}, ["jobs", "logs"]),
+    ({"logs": -1}, ["logs"]),
+    ({"logs": "many", "colour": "red"}, ["colour", "logs"]),
+]
 
-    assert sorted(wrong_paths(reply)) == paths
+
+def test_wrong_parameters_are_all_named(address: str, writer: Writer, token: str) -> None:
+    for query, paths in WRONG:
+        assert sorted(wrong_paths(get(address, writer.batch_id, token, **query))) == paths
 
 
 def get(address: str, batch_id: UUID | str, token: str | None, accept: str = "*/*", **query: Any) -> httpx.Response:

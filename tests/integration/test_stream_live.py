@@ -107,8 +107,8 @@ def test_a_topic_outlives_its_last_viewer_for_a_while(
 def test_changes_close_together_leave_together(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(replace(settings, window=0.5))
-    with watching(replace(settings, window=0.5), writer, token) as (_, _, stream):
+    writer = make_writer(settings)
+    with watching(replace(settings, window=1), writer, token) as (_, _, stream):
         started = time.monotonic()
         writer.start(0)
         stream.delta()
@@ -117,7 +117,7 @@ def test_changes_close_together_leave_together(
             version = writer.progress(0, percent, lines=1)
         log, progress = stream.delta()
 
-    assert first < 0.4, "the first change after a quiet moment goes out at once"
+    assert first < 0.9, "the first change after a quiet moment goes out at once"
     assert progress.data["version"] == version
     assert len(log.data["lines"]) == 7
 

@@ -232,7 +232,7 @@ def test_readers_rebuild_what_was_true(settings: Settings, engine: sa.Engine, ru
             writer.close()
 
     @given(STEPS)
-    @examples_of(50)
+    @examples_of(40)
     def any_interleaving(steps: list[tuple[Any, ...]]) -> None:
         runner.run(play(steps))
 
