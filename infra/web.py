@@ -10,9 +10,8 @@ from litestar import Litestar
 
 from services.api.app import create_app as create_api
 from services.stream.app import create_app as create_stream
-from shared.logs import configure_logs
-from shared.settings import SettingsError, load_settings
-from shared.web.serve import ServeError, serve
+from shared.settings import Settings
+from shared.web.serve import run_service, serve
 
 _STREAM = re.compile(r"/api/batches/[^/]+/stream/?")
 
@@ -58,16 +57,13 @@ class Web:
             await send(message)
 
 
+def start(settings: Settings) -> None:
+    web = Web(create_api(settings), create_stream(settings))
+    serve(web, host=settings.host, port=settings.port, on_exit=web.stream.state.hub.drain)
+
+
 def main() -> int:
-    try:
-        settings = load_settings()
-        configure_logs(settings.log_format, "web")
-        web = Web(create_api(settings), create_stream(settings))
-        serve(web, host=settings.host, port=settings.port, on_exit=web.stream.state.hub.drain)
-    except (SettingsError, ServeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run_service("web", start)
 
 
 if __name__ == "__main__":

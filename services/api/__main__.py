@@ -3,20 +3,16 @@
 import sys
 
 from services.api.app import create_app
-from shared.logs import configure_logs
-from shared.settings import SettingsError, load_settings
-from shared.web.serve import ServeError, serve
+from shared.settings import Settings
+from shared.web.serve import run_service, serve
+
+
+def start(settings: Settings) -> None:
+    serve(create_app(settings), host=settings.host, port=settings.port, grace=settings.drain_grace)
 
 
 def main() -> int:
-    try:
-        settings = load_settings()
-        configure_logs(settings.log_format, "api")
-        serve(create_app(settings), host=settings.host, port=settings.port, grace=settings.drain_grace)
-    except (SettingsError, ServeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run_service("api", start)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Any
 
 import uvicorn
 
+from shared.logs import configure_logs
+from shared.settings import Settings, SettingsError, load_settings
+
 _NOTSENT_LOWAT = 25
 """TCP_NOTSENT_LOWAT of <linux/tcp.h>, which `socket` has from Python 3.12 on."""
 
@@ -21,6 +24,18 @@ _BACKLOG = 2048
 
 class ServeError(Exception):
     """One sentence for whoever started this."""
+
+
+def run_service(name: str, start: Callable[[Settings], None]) -> int:
+    """A service's main function: settings, logs, then `start`. The exit status; 2, with a sentence, if it cannot."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, name)
+        start(settings)
+    except (SettingsError, ServeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
 def serve(

@@ -18,6 +18,7 @@ from selenium.webdriver.support.select import Select
 from infra.home import Home, signing_settings
 from shared.auth import Claims, issue_ticket
 from tests.browser.page import Page
+from tests.support.detector import detector_path
 from tests.support.running import Run
 
 pytestmark = pytest.mark.browser
@@ -187,6 +188,7 @@ def test_a_failed_job_says_why_and_the_log_can_be_narrowed_to_it(run: Run, page:
 
 
 def test_photographs_end_in_an_inventory_and_look_good_in_both_themes(run: Run, page: Page, tmp_path: Path) -> None:
+    detector_path()  # without one the jobs fail, as they should: `run` was told to use it
     _, address = submit(run, "photos.inventory", *map(str, PHOTOS), "--title", "Four rooms")
     page.open(address)
     seen = page.wait("the end", light="finished", status="Done", summary=lambda summary: "Photos" in summary)

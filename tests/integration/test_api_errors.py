@@ -101,7 +101,6 @@ UNREADABLE = [
     b"{}{}",
     b"\xff\xfe{}",
     b"[" * 100_000,
-    b"[" * 5000 + b"]" * 5000,
     body_with("NaN"),
     body_with("1e999"),
     body_with("-1e999"),
@@ -112,6 +111,13 @@ UNREADABLE = [
     body_with('"\0"'),
     body_with("'a'"),
 ]
+
+
+def test_what_is_nested_too_deeply_is_refused(anna: httpx.Client) -> None:
+    # whether it can be read at all is up to the interpreter's stack, which has grown with Python 3.12
+    reply = anna.post("/api/batches", content=b"[" * 5000 + b"]" * 5000, headers=JSON)
+    assert reply.status_code in (400, 422)
+    assert_problem(reply, reply.status_code, "malformed" if reply.status_code == 400 else "invalid")
 
 
 def test_what_is_no_json_is_malformed(anna: httpx.Client) -> None:
