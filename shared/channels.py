@@ -78,10 +78,12 @@ class Publisher:
         self._client = client
         self._namespace = namespace
         self._away_until = 0.0
+        self.suspended = False
+        """Set by whoever knows that Redis is away: then nothing is even tried."""
 
     def publish(self, batch_id: UUID, frame: Frame) -> None:
         """To be called after the commit."""
-        if time.monotonic() < self._away_until:
+        if self.suspended or time.monotonic() < self._away_until:
             return
         try:
             self._client.publish(batch_channel(self._namespace, batch_id), encode(frame))

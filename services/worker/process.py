@@ -53,7 +53,7 @@ class WorkerProcess:
         runner = Runner(self._ledger, kinds, handlers, max_result=settings.max_result)
         slots = Slots(settings.threads)
         drain = Drain(self._ledger, runner, slots, self._broker, queue)
-        self._standby = StandBy(self._engine, self._redis, drain, slots, queue)
+        self._standby = StandBy(self._engine, self._redis, publisher, drain, slots, queue)
         self._sweeper = Sweeper(self._engine, self._broker, publisher, settings, kinds)
         dramatiq.actor(actor_name=ACTOR, queue_name=queue, broker=self._broker)(drain)
         self._threads = dramatiq.Worker(

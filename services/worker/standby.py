@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.worker.drain import Drain, Slots
 from shared import queries
+from shared.channels import Publisher
 
 _PERIOD = 1.0
 """Seconds between two pings, and between two looks for work while Redis is away."""
@@ -17,9 +18,18 @@ log = structlog.get_logger(__name__)
 
 
 class StandBy:
-    def __init__(self, engine: Engine, client: "redis.Redis", drain: Drain, slots: Slots, queue: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        client: "redis.Redis",
+        publisher: Publisher,
+        drain: Drain,
+        slots: Slots,
+        queue: str,
+    ) -> None:
         self._engine = engine
         self._client = client
+        self._publisher = publisher
         self._drain = drain
         self._slots = slots
         self._queue = queue
@@ -38,7 +48,7 @@ class StandBy:
             away = not self._answers()
             if away != self._drain.redis_away:
                 log.warning("redis is away, working by the stand-by" if away else "redis is back")
-                self._drain.redis_away = away
+                self._drain.redis_away = self._publisher.suspended = away
             if away:
                 for _ in range(self._wanted()):
                     Thread(target=self._drain, name="standby-drain", daemon=True).start()
