@@ -208,6 +208,16 @@ def test_a_directory_whose_making_was_killed_is_moved_aside_and_made_anew(tmp_pa
     with psycopg.connect(server.url) as connection:
         assert ask(connection, "SELECT 1") == 1
     server.stop()
+    # initdb, which the launcher takes along, may have had the time to remove what it had made
+    assert len(list(tmp_path.glob("data.half-made-*"))) <= 1
+
+
+def test_what_was_half_made_is_kept_aside(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "PG_VERSION").write_text("18\n")
+    server = Postgres(tmp_path, durable=False)
+    server.start()
+    server.stop()
     assert [path.name for path in tmp_path.glob("data.half-made-*/PG_VERSION")] == ["PG_VERSION"]
 
 
