@@ -20,6 +20,15 @@ from shared.settings import Settings
 _numbers = count(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Set up before every other fixture, so torn down after all of them: by then all that they started has ended."""
+    yield
+    children = [child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
+    commands = [Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ") for child in children]
+    assert commands == [], "the tests left these running"
+
+
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL server on which databases may be created: DATABASE_URL, or an embedded one."""

@@ -195,7 +195,7 @@ def write_pid(server: Postgres, first: str) -> None:
     server._pid_file.write_text(f"{first}\n{server._data}\n1700000000\n5432\n\n127.0.0.1\n 12345 67890\nready\n")
 
 
-def test_a_directory_whose_making_was_killed_is_moved_aside_and_made_anew(tmp_path: Path) -> None:
+def test_a_directory_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", START, tmp_path], cwd=REPOSITORY) as launcher:
         deadline = time.monotonic() + 30
         while not (tmp_path / "data" / "PG_VERSION").exists():
