@@ -1,6 +1,5 @@
 """A Headway of its own, and a headless Chromium to look at it."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from tests.support.needs import needs
 from tests.support.running import Run, started
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -24,13 +24,6 @@ _FLAGS = (
     "--disable-sync",
     "--window-size=1200,900",
 )
-
-
-def needs(what: str, *, there: bool) -> None:
-    """Skips the test, or fails it in CI, where everything has to be."""
-    if not there:
-        why = f"there is no {what} here"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from infra.detector.check import PHOTOS
+from tests.support.needs import needs
 
 __all__ = ["PHOTOS", "detector_path"]
 
@@ -16,7 +15,5 @@ def detector_path() -> Path:
     """
     root = Path(__file__).resolve().parents[2]
     path = Path(os.environ.get("HEADWAY_DETECTOR") or root / ".headway" / "detector.onnx")
-    if not path.is_file():
-        why = "there is no detector; `make detector` builds it"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    needs("detector (`make detector` builds it)", there=path.is_file())
     return path
