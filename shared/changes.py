@@ -47,6 +47,10 @@ class NoSuchBatch(LookupError):
     """It was never there, or has been deleted."""
 
 
+class Unrunnable(LookupError):
+    """The batch is of a kind that is not known here any more. The argument is the kind's name."""
+
+
 SUMMARY_SECONDS = 5
 """For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
 
@@ -98,6 +102,7 @@ class Change:
         self._counts = counts_of(row)
         self._progress_sum: int = row.progress_sum
         self._failed_items: int = row.failed_items
+        self._delayed: int = row.delayed
         self._paused: bool = row.paused
         self._cancel_requested: bool = row.cancel_requested
         self._started: bool = row.started_at is not None
@@ -106,6 +111,7 @@ class Change:
         self._lines: list[Line] = []
         self._line_count: int = row.line_count
         self._transitions: list[tuple[UUID | None, str | None, str, int | None, str, str | None]] = []
+        self._reason = "jobs"
         self._touched = False
 
     @property
@@ -123,6 +129,7 @@ class Change:
         rows = list(self._connection.execute(queries.START_JOBS, parameters))
         for row in rows:
             self._counts.move(JobStatus.QUEUED, JobStatus.PROCESSING)
+            self._delayed -= row.delayed
             self._note(row.id, JobStatus.QUEUED, JobStatus.PROCESSING, row.attempt, "started")
             self._show(row)
         self._started = self._started or bool(rows)
@@ -150,6 +157,7 @@ class Change:
             self._failed_items += (row.items_failed or 0) - row.old_items_failed
             if status is not JobStatus.PROCESSING:
                 self._counts.move(JobStatus.PROCESSING, status)
+                self._delayed += row.run_after is not None
                 reason = "cancelled" if status is JobStatus.CANCELLED else update.reason
                 message = None if update.error is None else f"{update.error.code}: {update.error.message}"
                 self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
@@ -185,14 +193,63 @@ class Change:
 
     def cancel(self) -> None:
         """The batch is to end: queued jobs at once, running ones are asked to. A pause is lifted."""
-        parameters = {"batch_id": self.batch.id, "version": self.version}
-        gone = self._connection.execute(queries.CANCEL_QUEUED, parameters).one()
-        self._connection.execute(queries.REQUEST_CANCEL, parameters)
+        gone = self._connection.execute(queries.CANCEL_QUEUED, self._here).one()
+        self._connection.execute(queries.REQUEST_CANCEL, self._here)
         self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED, gone.jobs)
         self._progress_sum += int(gone.progress)
+        self._delayed = 0
         self._cancel_requested, self._paused = True, False
+        self._reason = "cancelled"
         self._jobs = None
         self._touched = True
+
+    def pause(self) -> None:
+        """Nothing more is started; what runs goes on."""
+        self._set_paused(True, "paused")
+
+    def resume(self) -> None:
+        self._set_paused(False, "resumed")
+
+    def cancel_job(self, job_id: UUID) -> bool:
+        """The job is to end: at once if it is queued, else it is asked to. Whether that changed anything."""
+        parameters = {"id": job_id, "version": self.version}
+        row = self._connection.execute(queries.CANCEL_QUEUED_JOB, parameters).one_or_none()
+        if row is not None:
+            self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED)
+            self._progress_sum += 100 - row.old_progress
+            self._delayed -= row.delayed
+            self._note(row.id, JobStatus.QUEUED, JobStatus.CANCELLED, row.attempt, "cancelled")
+        else:
+            row = self._connection.execute(queries.REQUEST_CANCEL_JOB, parameters).one_or_none()
+        if row is not None:
+            self._show(row)
+        return row is not None
+
+    def retry_failed(self) -> int:
+        """All failed jobs are queued again; how many. Raises Unrunnable."""
+        again = self._connection.execute(queries.RETRY_FAILED, self._here).one()
+        if again.jobs:
+            self._counts.move(JobStatus.FAILED, JobStatus.QUEUED, again.jobs)
+            self._progress_sum -= int(again.progress)
+            self._failed_items -= int(again.items_failed)
+            self._jobs = None
+            self._reopen()
+        return int(again.jobs)
+
+    def retry_job(self, job_id: UUID) -> bool:
+        """One failed or cancelled job is queued again. False if it is neither. Raises Unrunnable."""
+        parameters = {"id": job_id, "version": self.version}
+        row = self._connection.execute(queries.RETRY_JOB, parameters).one_or_none()
+        if row is None:
+            return False
+        old = JobStatus(row.old_status)
+        self._counts.move(old, JobStatus.QUEUED)
+        self._progress_sum -= 100 - row.progress
+        self._failed_items -= row.old_items_failed
+        self._note(row.id, old, JobStatus.QUEUED, row.attempt, "retried")
+        self._show(row)
+        self._reopen()
+        return True
 
     def close(self) -> Frame | None:
         """Writes the batch; to be followed by commit, then publish. None if nothing was changed."""
@@ -207,7 +264,8 @@ class Change:
             failed_items=self._failed_items,
         )
         if new is not old:
-            self._transitions.append((None, old, new, None, "cancelled" if self._cancel_requested else "jobs", None))
+            reason = "cancelled" if self._cancel_requested else self._reason
+            self._transitions.append((None, old, new, None, reason, None))
         self._write_transitions()
         final = new in FINAL_BATCH
         row = self._connection.execute(
@@ -224,6 +282,8 @@ class Change:
                 "progress_sum": self._progress_sum,
                 "failed_items": self._failed_items,
                 "line_count": self._line_count,
+                "delayed": self._delayed,
+                "next_due": self._next_due(),
                 "paused": self._paused,
                 "cancel_requested": self._cancel_requested,
                 "summary": self._summary() if final else None,
@@ -237,6 +297,43 @@ class Change:
         if self._jobs is not None:
             delta = Delta(batch_of(row), list(self._jobs.values()), self._lines, self._line_count)
         return make_frame(self.batch.epoch, self.batch.version, self.version, delta)
+
+    @property
+    def _here(self) -> dict[str, Any]:
+        return {"batch_id": self.batch.id, "version": self.version}
+
+    def _set_paused(self, paused: bool, reason: str) -> None:
+        self._connection.execute(queries.PAUSE_LANE, {"batch_id": self.batch.id, "paused": paused})
+        self._paused, self._reason = paused, reason
+        self._touched = True
+
+    def _reopen(self) -> None:
+        """There is something to run again."""
+        self._touched = True
+        self._started = True  # a batch that is reopened counts as begun, also if it was cancelled before
+        if BatchStatus(self.batch.status) not in FINAL_BATCH:
+            return
+        kind = KINDS.get(self.batch.kind)
+        if kind is None:
+            raise Unrunnable(self.batch.kind)
+        self._cancel_requested, self._paused, self._reason = False, False, "retried"
+        self._connection.execute(
+            queries.ADD_LANE,
+            {
+                "batch_id": self.batch.id,
+                "queue": kind.queue,
+                "priority": self.batch.priority,
+                "concurrency": self.batch.concurrency,
+                "paused": False,
+            },
+        )
+
+    def _next_due(self) -> datetime | None:
+        """Looked up only when nothing but resting jobs is left."""
+        if self._counts.processing or not self._counts.queued or self._counts.queued != self._delayed:
+            return None
+        due: datetime | None = self._connection.execute(queries.NEXT_DUE, {"batch_id": self.batch.id}).scalar_one()
+        return due
 
     def _show(self, row: Row[Any]) -> None:
         self._touched = True

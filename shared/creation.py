@@ -1,6 +1,6 @@
 """Creating a batch: one bulk insert, however many jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,9 @@ from shared.kinds.kind import Kind
 
 TICKETS = 16
 """The most work tickets that a new batch sends: enough to wake idle workers; they send more themselves."""
+
+IDEMPOTENCY_TTL = 24 * 3600
+"""Seconds for which it is remembered which batch an `Idempotency-Key` made."""
 
 
 class NewJob(Struct):
@@ -32,9 +35,14 @@ def create_batch(
     priority: int = 0,
     concurrency: int | None = None,
     metadata: dict[str, Any] | None = None,
+    uploads: Collection[UUID] = (),
+    batch_id: UUID | None = None,
 ) -> Row[Any]:
-    """Stores the batch at version 1 and its jobs; the batch's row. The caller commits, then sends `TICKETS`."""
-    batch_id = uuid7()
+    """Stores the batch at version 1 and its jobs; the batch's row. The caller commits, then sends `TICKETS`.
+
+    `uploads`: those that the jobs name. `batch_id`: where the caller had to know it before.
+    """
+    batch_id = batch_id or uuid7()
     row = connection.execute(
         queries.ADD_BATCH,
         {
@@ -51,8 +59,16 @@ def create_batch(
     _copy_jobs(connection, batch_id, jobs)
     connection.execute(
         queries.ADD_LANE,
-        {"batch_id": batch_id, "queue": kind.queue, "priority": priority, "concurrency": concurrency},
+        {
+            "batch_id": batch_id,
+            "queue": kind.queue,
+            "priority": priority,
+            "concurrency": concurrency,
+            "paused": False,
+        },
     )
+    if uploads:
+        connection.execute(queries.USE_UPLOADS_FOR, {"batch_id": batch_id, "ids": sorted(uploads)})
     connection.execute(
         queries.ADD_TRANSITIONS,
         {

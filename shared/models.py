@@ -48,6 +48,8 @@ batches = sa.Table(
     sa.Column("progress_sum", sa.BigInteger, nullable=False),  # see jobs.contribution
     sa.Column("failed_items", sa.BigInteger, nullable=False),
     sa.Column("line_count", sa.BigInteger, nullable=False),
+    sa.Column("delayed", sa.Integer, nullable=False),  # of the queued: those that have a time before which they rest
+    sa.Column("next_due", _TIME),  # the earliest of these times, when nothing but them is left to do
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("created_at", _TIME, nullable=False),
@@ -57,6 +59,7 @@ batches = sa.Table(
     postgresql_with={"fillfactor": "30"},
 )
 sa.Index("ix_batches_owner_id", batches.c.owner, batches.c.id.desc())
+sa.Index("ix_batches_finished_at", batches.c.finished_at, postgresql_where=sa.text("finished_at IS NOT NULL"))
 
 jobs = sa.Table(
     "jobs",
@@ -94,7 +97,13 @@ sa.Index(
     "ix_jobs_claimable",
     jobs.c.batch_id,
     jobs.c.position,
-    postgresql_where=sa.text("status = 'QUEUED' AND lease_token IS NULL"),
+    postgresql_where=sa.text("status = 'QUEUED' AND lease_token IS NULL AND run_after IS NULL"),
+)
+sa.Index(
+    "ix_jobs_delayed",
+    jobs.c.batch_id,
+    jobs.c.run_after,
+    postgresql_where=sa.text("status = 'QUEUED' AND lease_token IS NULL AND run_after IS NOT NULL"),
 )
 sa.Index("ix_jobs_leased", jobs.c.batch_id, postgresql_where=sa.text("lease_token IS NOT NULL"))
 
@@ -106,6 +115,7 @@ lanes = sa.Table(
     sa.Column("queue", sa.Text, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("concurrency", sa.Integer),
+    sa.Column("paused", sa.Boolean, nullable=False),
 )
 sa.Index("ix_lanes_order", lanes.c.queue, lanes.c.priority.desc(), lanes.c.batch_id)
 
@@ -151,3 +161,23 @@ uploads = sa.Table(
     sa.Column("expires_at", _TIME),  # null once a batch uses it
 )
 sa.Index("ix_uploads_expires_at", uploads.c.expires_at, postgresql_where=sa.text("expires_at IS NOT NULL"))
+
+upload_uses = sa.Table(
+    "upload_uses",
+    metadata,
+    # which batches name an upload: with the last of them it may go
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("upload_id", UUID(as_uuid=True), sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+)
+sa.Index("ix_upload_uses_upload_id", upload_uses.c.upload_id)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),  # a digest of what was asked for
+    sa.Column("batch_id", UUID(as_uuid=True), nullable=False),  # no foreign key: it outlives the batch
+    sa.Column("created_at", _TIME, nullable=False),
+)
+sa.Index("ix_idempotency_keys_created_at", idempotency_keys.c.created_at)

@@ -9,7 +9,7 @@ from sqlalchemy import TextClause, text
 _BATCH = """
     b.id, b.owner, b.kind, b.title, b.status, b.version, b.priority, b.concurrency, b.metadata, b.summary,
     b.queued, b.processing, b.completed, b.failed, b.cancelled, b.total, b.progress_sum, b.failed_items, b.line_count,
-    b.paused, b.cancel_requested, b.created_at, b.started_at, b.finished_at
+    b.delayed, b.next_due, b.paused, b.cancel_requested, b.created_at, b.started_at, b.finished_at
 """
 
 _JOB = """
@@ -31,14 +31,15 @@ LOCK_BATCH = _query(f"""
     SELECT {_BATCH}, headway_epoch() AS epoch FROM batches b WHERE b.id = :id FOR NO KEY UPDATE
 """)
 
-# Reserved jobs begin to run, if they are still queued under their token.
+# Reserved jobs begin to run, if they are still queued under their token. `delayed`: it had rested until a given time.
 START_JOBS = _query(f"""
     UPDATE jobs j
     SET status = 'PROCESSING', attempt = j.attempt + 1, step = NULL, message = NULL,
         error_code = NULL, error_message = NULL, run_after = NULL, started_at = clock_timestamp(), version = :version,
         lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
-    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED'
-    RETURNING {_JOB}, j.params, j.failures, j.last_line
+    FROM jobs old
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED' AND old.id = j.id
+    RETURNING {_JOB}, j.params, j.failures, j.last_line, old.run_after IS NOT NULL AS delayed
 """)
 
 # After a commit whose outcome is unknown: those that it did start.
@@ -122,6 +123,60 @@ CANCEL_QUEUED = _query("""
     SELECT count(*) AS jobs, coalesce(sum(100 - progress), 0) AS progress FROM gone
 """)
 
+# One queued job ends as cancelled.
+CANCEL_QUEUED_JOB = _query(f"""
+    UPDATE jobs j
+    SET status = 'CANCELLED', finished_at = clock_timestamp(), run_after = NULL, lease_token = NULL,
+        lease_until = NULL, error_code = NULL, error_message = NULL, version = :version
+    FROM jobs old
+    WHERE j.id = :id AND j.status = 'QUEUED' AND old.id = j.id
+    RETURNING {_JOB}, old.progress AS old_progress, old.run_after IS NOT NULL AS delayed
+""")
+
+# One running job is asked to end.
+REQUEST_CANCEL_JOB = _query(f"""
+    UPDATE jobs j SET cancel_requested = true, version = :version
+    WHERE j.id = :id AND j.status = 'PROCESSING' AND NOT j.cancel_requested
+    RETURNING {_JOB}
+""")
+
+# Failed jobs of a batch are queued again, with their kind's attempts anew; how many, and what of their batch's progress
+# sum and failed items goes with their ends. What they reached stays: a job's progress does not fall.
+RETRY_FAILED = _query("""
+    WITH again AS (
+        UPDATE jobs j
+        SET status = 'QUEUED', failures = 0, step = NULL, message = NULL, items_done = NULL, items_failed = NULL,
+            items_total = NULL, error_code = NULL, error_message = NULL, result = NULL, run_after = NULL,
+            cancel_requested = false, finished_at = NULL, version = :version
+        FROM jobs old
+        WHERE j.batch_id = :batch_id AND j.status = 'FAILED' AND old.id = j.id
+        RETURNING j.id, j.attempt, j.progress, coalesce(old.items_failed, 0) AS items_failed
+    ), noted AS (
+        INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason)
+        SELECT :batch_id, again.id, 'FAILED', 'QUEUED', again.attempt, clock_timestamp(), 'retried' FROM again
+    )
+    SELECT count(*) AS jobs, coalesce(sum(100 - progress), 0) AS progress,
+        coalesce(sum(items_failed), 0) AS items_failed
+    FROM again
+""")
+
+# The same for one job, which may also be cancelled.
+RETRY_JOB = _query(f"""
+    UPDATE jobs j
+    SET status = 'QUEUED', failures = 0, step = NULL, message = NULL, items_done = NULL, items_failed = NULL,
+        items_total = NULL, error_code = NULL, error_message = NULL, result = NULL, run_after = NULL,
+        cancel_requested = false, finished_at = NULL, version = :version
+    FROM jobs old
+    WHERE j.id = :id AND j.status IN ('FAILED', 'CANCELLED') AND old.id = j.id
+    RETURNING {_JOB}, old.status AS old_status, coalesce(old.items_failed, 0) AS old_items_failed
+""")
+
+# The earliest time at which one of a batch's resting jobs may run again.
+NEXT_DUE = _query("""
+    SELECT min(j.run_after) FROM jobs j
+    WHERE j.batch_id = :batch_id AND j.status = 'QUEUED' AND j.lease_token IS NULL AND j.run_after IS NOT NULL
+""")
+
 # Running jobs of a batch are asked to end.
 REQUEST_CANCEL = _query("""
     UPDATE jobs j SET cancel_requested = true, version = :version
@@ -133,7 +188,8 @@ UPDATE_BATCH = _query(f"""
     UPDATE batches b
     SET version = :version, status = :status, queued = :queued, processing = :processing, completed = :completed,
         failed = :failed, cancelled = :cancelled, progress_sum = :progress_sum, failed_items = :failed_items,
-        line_count = :line_count, paused = :paused, cancel_requested = :cancel_requested,
+        line_count = :line_count, delayed = :delayed, next_due = :next_due, paused = :paused,
+        cancel_requested = :cancel_requested,
         summary = CAST(:summary AS jsonb),
         started_at = CASE WHEN :started THEN coalesce(b.started_at, clock_timestamp()) ELSE b.started_at END,
         finished_at = CASE WHEN :finished THEN clock_timestamp() END
@@ -142,6 +198,8 @@ UPDATE_BATCH = _query(f"""
 """)
 
 CLOSE_LANE = _query("DELETE FROM lanes WHERE batch_id = :batch_id")
+
+PAUSE_LANE = _query("UPDATE lanes SET paused = :paused WHERE batch_id = :batch_id")
 
 # Adding up 10,000 results may take longer than a change is usually allowed to be idle (see database.py).
 ALLOW_SUMMARY = _query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
@@ -156,10 +214,10 @@ RESULTS = _query("""
 
 ADD_BATCH = _query(f"""
     INSERT INTO batches AS b (id, owner, kind, title, status, version, priority, concurrency, metadata, queued,
-        processing, completed, failed, cancelled, total, progress_sum, failed_items, line_count, paused,
-        cancel_requested, created_at)
+        processing, completed, failed, cancelled, total, progress_sum, failed_items, line_count,
+        delayed, paused, cancel_requested, created_at)
     VALUES (:id, :owner, :kind, :title, 'QUEUED', 1, :priority, :concurrency, CAST(:metadata AS jsonb), :total,
-        0, 0, 0, 0, :total, 0, 0, 0, false, false, clock_timestamp())
+        0, 0, 0, 0, :total, 0, 0, 0, 0, false, false, clock_timestamp())
     RETURNING {_BATCH}
 """)
 
@@ -169,31 +227,67 @@ COPY_JOBS = """
         last_line, version) FROM STDIN
 """
 
+# For a new batch, or one that is reopened.
 ADD_LANE = _query("""
-    INSERT INTO lanes (batch_id, queue, priority, concurrency) VALUES (:batch_id, :queue, :priority, :concurrency)
+    INSERT INTO lanes (batch_id, queue, priority, concurrency, paused)
+    VALUES (:batch_id, :queue, :priority, :concurrency, :paused)
+""")
+
+# Which batch the same request made before. Held by whoever inserts first: a twin waits here until that one is committed
+# or gone. An old key counts as new. No row: it is taken.
+TAKE_KEY = _query("""
+    INSERT INTO idempotency_keys AS k (owner, key, body, batch_id, created_at)
+    VALUES (:owner, :key, :body, :batch_id, clock_timestamp())
+    ON CONFLICT (owner, key) DO UPDATE
+    SET body = excluded.body, batch_id = excluded.batch_id, created_at = excluded.created_at
+    WHERE k.created_at < clock_timestamp() - CAST(:ttl AS float8) * interval '1 second'
+    RETURNING k.batch_id
+""")
+
+FIND_KEY = _query("""
+    SELECT k.body, k.batch_id FROM idempotency_keys k
+    WHERE k.owner = :owner AND k.key = :key
+        AND k.created_at >= clock_timestamp() - CAST(:ttl AS float8) * interval '1 second'
+""")
+
+EXPIRE_KEYS = _query("""
+    DELETE FROM idempotency_keys k
+    WHERE k.created_at < clock_timestamp() - CAST(:ttl AS float8) * interval '1 second'
 """)
 
 # -- claiming -----------------------------------------------------------------------------------------------------
+
+# What a lane offers: first what has rested long enough, then the rest by position; each from an index of its own, so
+# that neither jobs that still rest nor those that run cost anything.
+_OFFERED = """
+    SELECT u.id FROM (
+        SELECT d.id FROM (
+            SELECT c.id FROM jobs c
+            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
+                AND c.run_after <= clock_timestamp()
+            ORDER BY c.run_after {lock}
+        ) d
+        UNION ALL
+        SELECT r.id FROM (
+            SELECT c.id FROM jobs c
+            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL AND c.run_after IS NULL
+            ORDER BY c.position {lock}
+        ) r
+    ) u
+    LIMIT CASE WHEN l.concurrency IS NULL THEN CAST(:jobs AS bigint) ELSE GREATEST(0, LEAST(:jobs,
+        l.concurrency - (SELECT count(*) FROM jobs r WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
+"""
 
 # Reserves up to :jobs runnable jobs of a queue: by the batch's priority, then its age, then position. It takes no
 # batch lock and waits for no lock. `concurrency` is respected here as well as one snapshot can, and exactly at START.
 # Written so that no plan, however wrong the statistics are, locks more than it takes: the lanes are ordered first
 # (an outer ORDER BY may sort, and so lock, the jobs of all lanes, and others find none), jobs are updated by key.
-CLAIM = _query("""
+CLAIM = _query(f"""
     WITH picked AS (
         SELECT j.id FROM (
-            SELECT x.batch_id, x.concurrency FROM lanes x WHERE x.queue = :queue
+            SELECT x.batch_id, x.concurrency FROM lanes x WHERE x.queue = :queue AND NOT x.paused
             ORDER BY x.priority DESC, x.batch_id OFFSET 0
-        ) l CROSS JOIN LATERAL (
-            SELECT c.id FROM jobs c
-            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
-                AND (c.run_after IS NULL OR c.run_after <= clock_timestamp())
-            ORDER BY c.position
-            LIMIT CASE WHEN l.concurrency IS NULL THEN CAST(:jobs AS bigint) ELSE GREATEST(0, LEAST(:jobs,
-                l.concurrency - (SELECT count(*) FROM jobs r
-                                 WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
-            FOR NO KEY UPDATE SKIP LOCKED
-        ) j
+        ) l CROSS JOIN LATERAL ({_OFFERED.format(lock="FOR NO KEY UPDATE SKIP LOCKED")}) j
         LIMIT :jobs
     )
     UPDATE jobs j
@@ -203,17 +297,10 @@ CLAIM = _query("""
 """)
 
 # Up to :jobs of a queue's jobs that could be claimed now.
-RUNNABLE = _query("""
+RUNNABLE = _query(f"""
     SELECT count(*) FROM (
-        SELECT 1 FROM lanes l CROSS JOIN LATERAL (
-            SELECT 1 FROM jobs c
-            WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
-                AND (c.run_after IS NULL OR c.run_after <= clock_timestamp())
-            LIMIT CASE WHEN l.concurrency IS NULL THEN CAST(:jobs AS bigint) ELSE GREATEST(0, LEAST(:jobs,
-                l.concurrency - (SELECT count(*) FROM jobs r
-                                 WHERE r.batch_id = l.batch_id AND r.lease_token IS NOT NULL))) END
-        ) j
-        WHERE l.queue = :queue
+        SELECT 1 FROM lanes l CROSS JOIN LATERAL ({_OFFERED.format(lock="")}) j
+        WHERE l.queue = :queue AND NOT l.paused
         LIMIT :jobs
     ) runnable
 """)
@@ -268,6 +355,34 @@ UPTIME = _query("SELECT CAST(extract(epoch FROM clock_timestamp() - pg_postmaste
 # One sweeper at a time. Held by the transaction, not the session, so that PgBouncer may be between.
 TRY_LOCK = _query("SELECT pg_try_advisory_xact_lock(:lock)")
 
+# -- deleting -----------------------------------------------------------------------------------------------------
+
+# Finished batches that were kept long enough.
+OUTLIVED = _query("""
+    SELECT b.id FROM batches b
+    WHERE b.finished_at < clock_timestamp() - CAST(:retention AS float8) * interval '1 second'
+    ORDER BY b.finished_at LIMIT :batches
+""")
+
+# Locked in one order and before it is asked who else uses them: a new batch that names one has it locked as well.
+LOCK_UPLOADS_OF = _query("""
+    SELECT u.id FROM uploads u WHERE u.id IN (SELECT x.upload_id FROM upload_uses x WHERE x.batch_id = :batch_id)
+    ORDER BY u.id FOR NO KEY UPDATE
+""")
+
+# Those that only this batch used are as good as new: they expire unless they are named again.
+LET_GO_UPLOADS = _query("""
+    UPDATE uploads u SET expires_at = clock_timestamp() + CAST(:ttl AS float8) * interval '1 second'
+    WHERE u.id IN (SELECT x.upload_id FROM upload_uses x WHERE x.batch_id = :batch_id)
+        AND NOT EXISTS (SELECT 1 FROM upload_uses o WHERE o.upload_id = u.id AND o.batch_id <> :batch_id)
+""")
+
+# What hangs on a batch, in bulk: one by one, as the foreign keys would have it, takes several times as long.
+DELETE_LINES = _query("DELETE FROM log_lines l WHERE l.batch_id = :batch_id")
+DELETE_TRANSITIONS = _query("DELETE FROM transitions t WHERE t.batch_id = :batch_id")
+DELETE_JOBS = _query("DELETE FROM jobs j WHERE j.batch_id = :batch_id")
+DELETE_BATCH = _query("DELETE FROM batches b WHERE b.id = :batch_id")
+
 # -- reading ------------------------------------------------------------------------------------------------------
 
 EPOCH = _query("SELECT headway_epoch()")
@@ -294,7 +409,7 @@ JOBS = _query(f"""
 """)
 
 JOB = _query(f"""
-    SELECT {_JOB}, j.batch_id, j.params, j.result FROM jobs j JOIN batches b ON b.id = j.batch_id
+    SELECT {_JOB}, j.batch_id, j.params, j.result, b.kind FROM jobs j JOIN batches b ON b.id = j.batch_id
     WHERE j.id = :id AND b.owner = :owner
 """)
 
@@ -338,6 +453,10 @@ USE_UPLOADS = _query("""
         ORDER BY x.id FOR NO KEY UPDATE
     )
     UPDATE uploads u SET expires_at = NULL FROM mine WHERE u.id = mine.id RETURNING u.id
+""")
+
+USE_UPLOADS_FOR = _query("""
+    INSERT INTO upload_uses (batch_id, upload_id) SELECT :batch_id, u.id FROM unnest(CAST(:ids AS uuid[])) AS u (id)
 """)
 
 EXPIRE_UPLOADS = _query("""

@@ -1,6 +1,6 @@
 """Rows of the database as the structs of the wire."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from shared.events import Batch, Failure, Job, Line, Waiting, stamp
@@ -19,7 +19,7 @@ def batch_of(row: Any) -> Batch:
         version=row.version,
         progress=batch_progress(row.progress_sum, row.total),
         counts=counts,
-        waiting=Waiting(reason="paused") if row.status == BatchStatus.PAUSED else None,
+        waiting=_waiting(row),
         eta_seconds=None,
         cancel_requested=row.cancel_requested,
         metadata=row.metadata,
@@ -28,6 +28,15 @@ def batch_of(row: Any) -> Batch:
         started_at=_maybe(row.started_at),
         finished_at=_maybe(row.finished_at),
     )
+
+
+def _waiting(row: Any) -> Waiting | None:
+    """Why nothing moves, as far as the batch's own row tells."""
+    if row.status == BatchStatus.PAUSED:
+        return Waiting("paused")
+    if row.next_due is not None and row.next_due > datetime.now(UTC):
+        return Waiting("delayed", until=stamp(row.next_due))
+    return None
 
 
 def counts_of(row: Any) -> Counts:

@@ -52,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Log lines of one job; later ones are dropped, with a last line that says so."""
     upload_ttl: Positive = 24 * 3600
     """How long an upload that no batch uses is kept."""
+    retention: Positive = 30 * 24 * 3600
+    """How long a batch is kept after it finished."""
 
     threads: Count = 8
     """Jobs that one worker process runs at once."""

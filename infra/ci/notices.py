@@ -19,10 +19,12 @@ IMAGES = ("api", "worker", "stream", "migrate")
 # Their metadata does not say, says it in prose, or is not there on every platform and Python that we support.
 BY_HAND = {
     "async-timeout": "Apache-2.0",
+    "jinja2": "BSD-3-Clause",
     "colorama": "BSD-3-Clause",
     "numpy": "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
     "pysocks": "BSD-3-Clause",
     "rich-click": "MIT",
+    "swagger-ui-py": "Apache-2.0",
     "tzdata": "Apache-2.0",
     "uvloop": "MIT OR Apache-2.0",
 }

@@ -11,7 +11,7 @@ from litestar.concurrency import sync_to_thread
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from services.api import batches, jobs, kinds, pages, tickets, uploads
+from services.api import batches, control, jobs, kinds, pages, tickets, uploads
 from services.api.resources import THREADS, Resources, make_resources
 from shared import queries
 from shared.database import make_engine
@@ -40,7 +40,14 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[
             Router(
                 "/api",
-                route_handlers=[batches.ROUTES, jobs.ROUTES, kinds.kinds, tickets.ticket, uploads.upload],
+                route_handlers=[
+                    batches.ROUTES,
+                    jobs.ROUTES,
+                    control.ROUTES,
+                    kinds.kinds,
+                    tickets.ticket,
+                    uploads.upload,
+                ],
                 guards=[authenticate],
                 dependencies={"resources": Provide(_resources, sync_to_thread=False)},
                 response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},

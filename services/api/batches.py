@@ -1,5 +1,6 @@
-"""Batches: create, list, read, cancel."""
+"""Batches: create, list, read."""
 
+from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
 
@@ -8,19 +9,20 @@ from litestar.di import Provide
 from litestar.params import FromPath
 from msgspec import Meta
 from sqlalchemy import Connection
+from uuid_utils.compat import uuid7
 
+from services.api import idempotency
 from services.api.addresses import batch_address, stream_address, web_address
-from services.api.body import ApiRequest, Empty, JsonBody, json_body, no_body
+from services.api.body import ApiRequest, JsonBody, json_body
 from services.api.replies import CreatedBatch, created
 from services.api.resources import Shared
 from services.api.submission import read_submission, refuse_missing_uploads
 from shared import queries
 from shared.auth import issue_ticket
-from shared.changes import Change
 from shared.creation import TICKETS, create_batch
 from shared.errors import Conflict, NotFound
 from shared.events import Batch
-from shared.jobs import FINAL_BATCH, BatchStatus, JobStatus
+from shared.jobs import BatchStatus, JobStatus
 from shared.queue import send_tickets
 from shared.rows import batch_of, job_of
 from shared.web.parameters import NoParameters, Page, Paging, decode_cursor, encode_cursor, read_query
@@ -45,13 +47,20 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
     """One bad job refuses the batch: nothing is stored before all of it is checked."""
     read_query(request, NoParameters)
     settings, owner = resources.settings, request.auth.owner
+    key = idempotency.read_key(request, json)
+    if key is not None:
+        with resources.engine.connect() as connection:
+            if (batch_id := idempotency.find(connection, key)) is not None:
+                return _replayed(request, resources, connection, batch_id)
     submission = read_submission(json, settings)
     if not submission.uploads:
         refuse_missing_uploads(submission, set())  # what is wrong by itself needs no database
     with resources.engine.begin() as connection:
-        refuse_missing_uploads(
-            submission, _use_uploads(connection, owner, {upload for _, upload in submission.uploads})
-        )
+        batch_id = uuid7()
+        if key is not None and (twin := idempotency.take(connection, key, batch_id)) is not None:
+            return _replayed(request, resources, connection, twin)
+        uploads = {upload for _, upload in submission.uploads}
+        refuse_missing_uploads(submission, _use_uploads(connection, owner, uploads))
         kind, fields = submission.checked()
         row = create_batch(
             connection,
@@ -62,11 +71,11 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
             priority=fields.priority,
             concurrency=fields.concurrency,
             metadata=fields.metadata,
+            uploads=uploads,
+            batch_id=batch_id,
         )
     send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
-    ticket, _ = issue_ticket(settings, request.auth, row.id)
-    batch = created(batch_of(row), stream_address(settings, row.id, ticket), web_address(settings, row.id, ticket))
-    return Response(batch, headers={"Location": batch_address(settings, row.id)})
+    return _reply(request, resources, batch_of(row), HTTPStatus.CREATED)
 
 
 @get("/", sync_to_thread=True)
@@ -113,32 +122,27 @@ def jobs(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID]) -> Pa
     return Page([job_of(row) for row in shown], more)
 
 
-@post("/{batch_id:uuid}/cancel", status_code=202, dependencies={"empty": Provide(no_body)}, sync_to_thread=True)
-def cancel(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], empty: Empty) -> Batch:  # noqa: ARG001
-    read_query(request, NoParameters)
-    owner = request.auth.owner
-    with resources.engine.begin() as connection:
-        read_batch(connection, owner, batch_id)  # a stranger locks nothing
-        change = Change(connection, batch_id)
-        status = BatchStatus(change.batch.status)
-        if status in FINAL_BATCH and status is not BatchStatus.CANCELLED:
-            raise Conflict(f"the batch is {status} already")
-        frame = None
-        if status is not BatchStatus.CANCELLED and not change.batch.cancel_requested:
-            change.cancel()
-            frame = change.close()
-        reply = read_batch(connection, owner, batch_id)
-    if frame is not None:
-        resources.publisher.publish(batch_id, frame)
-    return reply
-
-
 def read_batch(connection: Connection, owner: str, batch_id: UUID) -> Batch:
     """Raises NotFound, also for somebody else's."""
     row = connection.execute(queries.BATCH, {"id": batch_id, "owner": owner}).one_or_none()
     if row is None:
         raise NotFound
     return batch_of(row)
+
+
+def _replayed(request: ApiRequest, resources: Shared, connection: Connection, batch_id: UUID) -> Response[CreatedBatch]:
+    try:
+        batch = read_batch(connection, request.auth.owner, batch_id)
+    except NotFound:
+        raise Conflict("the batch that this request made has been deleted") from None
+    return _reply(request, resources, batch, HTTPStatus.OK)
+
+
+def _reply(request: ApiRequest, resources: Shared, batch: Batch, status: HTTPStatus) -> Response[CreatedBatch]:
+    settings, batch_id = resources.settings, UUID(batch.batch_id)
+    ticket, _ = issue_ticket(settings, request.auth, batch_id)
+    reply = created(batch, stream_address(settings, batch_id, ticket), web_address(settings, batch_id, ticket))
+    return Response(reply, status_code=status, headers={"Location": batch_address(settings, batch_id)})
 
 
 def _use_uploads(connection: Connection, owner: str, uploads: set[UUID]) -> set[UUID]:
@@ -148,4 +152,4 @@ def _use_uploads(connection: Connection, owner: str, uploads: set[UUID]) -> set[
     return set(connection.execute(queries.USE_UPLOADS, {"ids": sorted(uploads), "owner": owner}).scalars())
 
 
-ROUTES = Router("/batches", route_handlers=[create, batches, batch, jobs, cancel])
+ROUTES = Router("/batches", route_handlers=[create, batches, batch, jobs])

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from litestar import Router, get
 from litestar.params import FromPath
+from sqlalchemy import Connection
 
 from services.api.attempts import attempts_of
 from services.api.body import ApiRequest
@@ -20,11 +21,17 @@ def job(request: ApiRequest, resources: Shared, job_id: FromPath[UUID]) -> JobDe
     read_query(request, NoParameters)
     # one snapshot: the job and its attempts tell the same story
     with resources.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        row = connection.execute(queries.JOB, {"id": job_id, "owner": request.auth.owner}).one_or_none()
-        if row is None:
-            raise NotFound
-        transitions = connection.execute(queries.JOB_TRANSITIONS, {"job_id": job_id}).all()
-    return detailed(job_of(row), row.params, row.result, attempts_of(transitions))
+        _, found = read_job(connection, request.auth.owner, job_id)
+    return found
+
+
+def read_job(connection: Connection, owner: str, job_id: UUID) -> tuple[UUID, JobDetail]:
+    """The job's batch, and the job. Raises NotFound, also for somebody else's."""
+    row = connection.execute(queries.JOB, {"id": job_id, "owner": owner}).one_or_none()
+    if row is None:
+        raise NotFound
+    transitions = connection.execute(queries.JOB_TRANSITIONS, {"job_id": job_id}).all()
+    return row.batch_id, detailed(job_of(row), row.params, row.result, attempts_of(transitions))
 
 
 ROUTES = Router("/jobs", route_handlers=[job])

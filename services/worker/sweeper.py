@@ -16,7 +16,8 @@ from services.worker.retries import after_failure
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import Publisher
-from shared.creation import TICKETS
+from shared.creation import IDEMPOTENCY_TTL, TICKETS
+from shared.deletion import Unfinished, delete_batch
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
@@ -27,8 +28,11 @@ from shared.uploads import upload_path
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
 
-_UPLOADS_PERIOD = 60.0
-"""Seconds between two looks for expired uploads."""
+_HOUSEKEEPING = 60.0
+"""Seconds between two looks for what was kept long enough."""
+
+_FEW = 10
+"""Batches deleted in one round: each may have thousands of jobs, and leases want to be looked at meanwhile."""
 
 _LOCK = 7_203_551
 """Of the transaction that sweeps. Any number will do, as long as it is always the same one."""
@@ -60,7 +64,7 @@ class Sweeper:
         self._queues = sorted({kind.queue for kind in kinds.values()})
         self._jitter = jitter
         self._connected_at: float | None = None
-        self._uploads_at = 0.0
+        self._housekeeping_at = 0.0
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
 
@@ -89,9 +93,11 @@ class Sweeper:
             if self._may_expire(guard):
                 self._expire()
             self._send_tickets(guard)
-            if time.monotonic() >= self._uploads_at:
-                self._uploads_at = time.monotonic() + _UPLOADS_PERIOD
+            if time.monotonic() >= self._housekeeping_at:
+                more = self._delete_outlived()
                 self._expire_uploads()
+                self._expire_keys()
+                self._housekeeping_at = 0.0 if more else time.monotonic() + _HOUSEKEEPING
 
     def _may_expire(self, connection: Connection) -> bool:
         """After an outage workers first get a full lease to renew theirs: it must not re-run everything."""
@@ -156,3 +162,23 @@ class Sweeper:
             ids = connection.execute(queries.EXPIRE_UPLOADS, {"uploads": _MANY}).scalars().all()
         for upload_id in ids:
             upload_path(self._settings.uploads, upload_id).unlink(missing_ok=True)
+
+    def _delete_outlived(self) -> bool:
+        """Whether there is probably more."""
+        settings = self._settings
+        with self._engine.connect() as connection:
+            parameters = {"retention": settings.retention, "batches": _FEW}
+            batch_ids = connection.execute(queries.OUTLIVED, parameters).scalars().all()
+        for batch_id in batch_ids:
+            try:
+                with self._engine.begin() as connection:
+                    frame = delete_batch(connection, batch_id, upload_ttl=settings.upload_ttl)
+            except (NoSuchBatch, Unfinished):  # deleted or reopened meanwhile
+                continue
+            log.info("batch deleted after its time", batch=str(batch_id))
+            self._publisher.publish(batch_id, frame)
+        return len(batch_ids) == _FEW
+
+    def _expire_keys(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})

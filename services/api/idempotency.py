@@ -1,0 +1,67 @@
+"""`Idempotency-Key`: the same request sent twice makes one batch."""
+
+import hashlib
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from services.api.body import ApiRequest, decode_json, too_deep
+from shared import queries
+from shared.creation import IDEMPOTENCY_TTL
+from shared.errors import Conflict, FieldError
+from shared.web.validation import invalid
+
+HEADER = "Idempotency-Key"
+
+_LONGEST = 255
+"""Characters. A key stands in an index, whose entries PostgreSQL limits."""
+
+
+class Key(Struct, frozen=True):
+    owner: str
+    text: str
+    body: bytes
+    """A digest of what was asked for, whatever the order of its members and its white space."""
+
+
+def read_key(request: ApiRequest, json: bytes) -> Key | None:
+    """None if the request has none. Raises Invalid, and Malformed for a body that is no JSON."""
+    given = request.headers.getall(HEADER, [])
+    if not given:
+        return None
+    if len(given) > 1:
+        raise invalid([FieldError(HEADER, "is given twice")])
+    text = given[0]
+    if not 0 < len(text) <= _LONGEST or not text.isascii() or not text.isprintable():
+        raise invalid([FieldError(HEADER, f"expected 1 to {_LONGEST} printable ASCII characters")])
+    try:
+        canonical = msgspec.json.encode(decode_json(json), order="sorted")
+    except RecursionError:
+        raise too_deep() from None
+    return Key(request.auth.owner, text, hashlib.sha256(canonical).digest())
+
+
+def find(connection: Connection, key: Key) -> UUID | None:
+    """The batch that was made under this key. Raises Conflict if that was for another body."""
+    row = connection.execute(
+        queries.FIND_KEY, {"owner": key.owner, "key": key.text, "ttl": IDEMPOTENCY_TTL}
+    ).one_or_none()
+    if row is None:
+        return None
+    if bytes(row.body) != key.body:
+        raise Conflict(f"this {HEADER} was used for another request")
+    batch_id: UUID = row.batch_id
+    return batch_id
+
+
+def take(connection: Connection, key: Key, batch_id: UUID) -> UUID | None:
+    """Notes that `batch_id` is made under this key. If another is already, or just now: waits for it, and returns it.
+
+    Committed or gone together with the batch itself, so a process that dies between leaves neither. Raises Conflict.
+    """
+    parameters = {"owner": key.owner, "key": key.text, "body": key.body, "batch_id": batch_id, "ttl": IDEMPOTENCY_TTL}
+    if connection.execute(queries.TAKE_KEY, parameters).one_or_none() is not None:
+        return None
+    return find(connection, key)
