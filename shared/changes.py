@@ -198,8 +198,9 @@ class Change:
         self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED, gone.jobs)
         self._progress_sum += int(gone.progress)
         self._delayed = 0
-        self._cancel_requested, self._paused = True, False
-        self._reason = "cancelled"
+        if self._paused:
+            self.resume()
+        self._cancel_requested, self._reason = True, "cancelled"
         self._jobs = None
         self._touched = True
 

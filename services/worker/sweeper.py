@@ -12,27 +12,23 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.worker.housekeeping import Housekeeping
 from services.worker.retries import after_failure
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import Publisher
-from shared.creation import IDEMPOTENCY_TTL, TICKETS
-from shared.deletion import Unfinished, delete_batch
+from shared.creation import TICKETS
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.queue import TicketBroker, send_tickets, waiting_tickets
 from shared.settings import Settings
-from shared.uploads import upload_path
 
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
 
 _HOUSEKEEPING = 60.0
 """Seconds between two looks for what was kept long enough."""
-
-_FEW = 10
-"""Batches deleted in one round: each may have thousands of jobs, and leases want to be looked at meanwhile."""
 
 _LOCK = 7_203_551
 """Of the transaction that sweeps. Any number will do, as long as it is always the same one."""
@@ -64,6 +60,7 @@ class Sweeper:
         self._queues = sorted({kind.queue for kind in kinds.values()})
         self._jitter = jitter
         self._connected_at: float | None = None
+        self._housekeeping = Housekeeping(engine, publisher, settings)
         self._housekeeping_at = 0.0
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
@@ -94,9 +91,7 @@ class Sweeper:
                 self._expire()
             self._send_tickets(guard)
             if time.monotonic() >= self._housekeeping_at:
-                more = self._delete_outlived()
-                self._expire_uploads()
-                self._expire_keys()
+                more = self._housekeeping.round()
                 self._housekeeping_at = 0.0 if more else time.monotonic() + _HOUSEKEEPING
 
     def _may_expire(self, connection: Connection) -> bool:
@@ -155,30 +150,3 @@ class Sweeper:
                     send_tickets(self._broker, queue, runnable)
             except (redis.RedisError, OSError):
                 return  # the stand-by is at work
-
-    def _expire_uploads(self) -> None:
-        """Rows first: a file without a row is found by nobody, a row without its file would be."""
-        with self._engine.begin() as connection:
-            ids = connection.execute(queries.EXPIRE_UPLOADS, {"uploads": _MANY}).scalars().all()
-        for upload_id in ids:
-            upload_path(self._settings.uploads, upload_id).unlink(missing_ok=True)
-
-    def _delete_outlived(self) -> bool:
-        """Whether there is probably more."""
-        settings = self._settings
-        with self._engine.connect() as connection:
-            parameters = {"retention": settings.retention, "batches": _FEW}
-            batch_ids = connection.execute(queries.OUTLIVED, parameters).scalars().all()
-        for batch_id in batch_ids:
-            try:
-                with self._engine.begin() as connection:
-                    frame = delete_batch(connection, batch_id, upload_ttl=settings.upload_ttl)
-            except (NoSuchBatch, Unfinished):  # deleted or reopened meanwhile
-                continue
-            log.info("batch deleted after its time", batch=str(batch_id))
-            self._publisher.publish(batch_id, frame)
-        return len(batch_ids) == _FEW
-
-    def _expire_keys(self) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})

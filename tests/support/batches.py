@@ -13,7 +13,7 @@ from shared import models, queries
 from shared.changes import Change
 from shared.channels import Frame
 from shared.creation import NewJob, create_batch
-from shared.jobs import JOB_TRANSITIONS, JobStatus, batch_status, contribution
+from shared.jobs import FINAL_BATCH, JOB_TRANSITIONS, JobStatus, batch_status, contribution
 from shared.kinds import KINDS
 from shared.kinds.kind import Kind
 from shared.rows import counts_of
@@ -88,6 +88,7 @@ def assert_consistent(engine: sa.Engine, batch_id: UUID) -> None:
             {"id": batch_id},
         ).all()
         line_count = connection.execute(queries.COUNT_LINES, {"batch_id": batch_id, "since": 0}).scalar_one()
+        lanes = connection.execute(sa.select(models.lanes).where(models.lanes.c.batch_id == batch_id)).all()
     states = Counter(job.status for job in jobs)
     for status in JobStatus:
         assert getattr(batch, status.lower()) == states[status], (status, states)
@@ -95,6 +96,8 @@ def assert_consistent(engine: sa.Engine, batch_id: UUID) -> None:
     assert batch.progress_sum == sum(contribution(JobStatus(job.status), job.progress) for job in jobs)
     assert batch.failed_items == sum(job.items_failed or 0 for job in jobs)
     assert batch.line_count == line_count
+    assert batch.delayed == sum(job.status == JobStatus.QUEUED and job.run_after is not None for job in jobs)
+    assert [lane.paused for lane in lanes] == ([] if batch.status in FINAL_BATCH else [batch.paused])
     assert batch.version == max(batch.version, *(job.version for job in jobs))
     assert batch.status == batch_status(
         counts_of(batch),
