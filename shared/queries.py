@@ -252,19 +252,19 @@ FIND_KEY = _query("""
 
 EXPIRE_KEYS = _query("""
     DELETE FROM idempotency_keys k
-    WHERE k.created_at < clock_timestamp() - CAST(:ttl AS float8) * interval '1 second'
+    WHERE k.created_at < statement_timestamp() - CAST(:ttl AS float8) * interval '1 second'
 """)
 
 # -- claiming -----------------------------------------------------------------------------------------------------
 
 # What a lane offers: first what has rested long enough, then the rest by position; each from an index of its own, so
-# that neither jobs that still rest nor those that run cost anything.
+# that neither jobs that still rest nor those that run cost anything. (An index cannot be asked for clock_timestamp().)
 _OFFERED = """
     SELECT u.id FROM (
         SELECT d.id FROM (
             SELECT c.id FROM jobs c
             WHERE c.batch_id = l.batch_id AND c.status = 'QUEUED' AND c.lease_token IS NULL
-                AND c.run_after <= clock_timestamp()
+                AND c.run_after <= statement_timestamp()
             ORDER BY c.run_after {lock}
         ) d
         UNION ALL
@@ -360,7 +360,7 @@ TRY_LOCK = _query("SELECT pg_try_advisory_xact_lock(:lock)")
 # Finished batches that were kept long enough.
 OUTLIVED = _query("""
     SELECT b.id FROM batches b
-    WHERE b.finished_at < clock_timestamp() - CAST(:retention AS float8) * interval '1 second'
+    WHERE b.finished_at < statement_timestamp() - CAST(:retention AS float8) * interval '1 second'
     ORDER BY b.finished_at LIMIT :batches
 """)
 
@@ -461,6 +461,6 @@ USE_UPLOADS_FOR = _query("""
 
 EXPIRE_UPLOADS = _query("""
     DELETE FROM uploads u WHERE u.id IN (
-        SELECT x.id FROM uploads x WHERE x.expires_at < clock_timestamp() LIMIT :uploads FOR UPDATE SKIP LOCKED
+        SELECT x.id FROM uploads x WHERE x.expires_at < statement_timestamp() LIMIT :uploads FOR UPDATE SKIP LOCKED
     ) RETURNING u.id
 """)
