@@ -50,8 +50,12 @@ class Api:
     def batch(self, batch_id: str) -> dict[str, Any]:
         return self._ask("GET", f"/api/batches/{batch_id}")
 
-    def cancel(self, batch_id: str) -> dict[str, Any]:
-        return self._ask("POST", f"/api/batches/{batch_id}/cancel")
+    def control(self, batch_id: str, action: str) -> dict[str, Any]:
+        """`cancel`, `pause`, `resume` or `retry-failed`."""
+        return self._ask("POST", f"/api/batches/{batch_id}/{action}")
+
+    def delete(self, batch_id: str) -> None:
+        self._send("DELETE", f"/api/batches/{batch_id}")
 
     def jobs(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """All of them, by position."""
@@ -69,13 +73,17 @@ class Api:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token()}"}
 
-    def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
             response = self.client.request(method, path, headers=self.headers(), **content)
         except httpx.HTTPError as error:
             raise CliError(f"{self.address} does not answer: {error}") from None
         if response.is_error:
             raise CliError(complaint(response))
+        return response
+
+    def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        response = self._send(method, path, **content)
         try:
             answer = response.json()
         except ValueError:

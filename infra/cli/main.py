@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from infra.cli.control import cancel, delete, pause, resume, retry
 from infra.cli.errors import CliError
 from infra.cli.migrate import migrate
 from infra.cli.run import run
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they would print local variables, and so tokens
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, api, worker, stream, migrate, token, submit, watch, smoke):
+for command in (run, api, worker, stream, migrate, token, submit, watch, pause, resume, cancel, retry, delete, smoke):
     app.command()(command)
 
 

@@ -32,7 +32,7 @@ def watch(
     from infra.cli.follow import Follower, Lost  # noqa: PLC0415
 
     with find_api(url, token) as api:
-        follower = Follower(api, _id(batch_id), patience=patience)
+        follower = Follower(api, batch_id_of(batch_id), patience=patience)
         try:
             if sys.stdout.isatty():
                 from infra.cli.bars import show  # noqa: PLC0415
@@ -51,7 +51,7 @@ def outcome(follower: "Follower") -> int:
     return OUTCOMES.get(follower.state.batch["status"], LOST)
 
 
-def _id(text: str) -> str:
+def batch_id_of(text: str) -> str:
     """Also out of `http://…/batches/ID#ticket=…`, which is what people copy."""
     part = text.partition("#")[0].rstrip("/").rpartition("/")[2]
     try:

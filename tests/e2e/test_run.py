@@ -117,6 +117,20 @@ def test_watching_ends_with_4_when_the_batch_is_cancelled(run: Run) -> None:
         assert watching.wait(20) == 4
 
 
+def test_a_batch_is_controlled_from_the_command_line(run: Run) -> None:
+    params = '[{"steps": 600, "stepMs": 100}, {"steps": 1, "failAtStep": 1, "stepMs": 1}]'
+    batch_id, _ = run.headway("submit", "rehearsal", "--params", params).stdout.split()
+    done = {action: run.headway(action, batch_id) for action in ("pause", "resume", "delete", "cancel")}
+    assert done["pause"].stdout.startswith("paused: ")
+    assert done["resume"].returncode == 0
+    assert (done["delete"].returncode, "cancel it first" in done["delete"].stderr) == (2, True)
+    assert done["cancel"].returncode == 0
+    assert run.headway("watch", batch_id).returncode == 4
+    assert "no job of the batch has failed" in run.headway("retry", batch_id).stderr
+    assert run.headway("delete", batch_id).stdout == "deleted\n"
+    assert run.headway("watch", batch_id).returncode == 5
+
+
 def test_watching_ends_with_5_when_there_is_nothing_to_watch(run: Run) -> None:
     done = run.headway("watch", "00000000-0000-7000-8000-000000000000")
     assert done.returncode == 5

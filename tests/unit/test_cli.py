@@ -16,7 +16,7 @@ from infra.cli.stack import DEFAULT_PORT, choose_port
 from infra.cli.submit import _named, _parameters
 from infra.cli.target import find_api
 from infra.cli.token import seconds
-from infra.cli.watch import _id
+from infra.cli.watch import batch_id_of
 from infra.embedded.errors import EmbeddedError
 from infra.home import Home, HomeError, Running
 from tests.support.running import headway
@@ -33,6 +33,7 @@ def _nothing_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_every_command_has_help_without_loading_a_service() -> None:
     commands = ("run", "api", "worker", "stream", "migrate", "token", "submit", "watch", "smoke")
+    commands += ("pause", "resume", "cancel", "retry", "delete")
     program = (
         "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
         f"for name in {commands}: assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
@@ -178,9 +179,9 @@ def test_jobs_get_names_that_tell_them_apart() -> None:
 
 def test_a_batch_is_named_by_its_id_or_by_its_page() -> None:
     batch_id = "01a1fc82-01a4-7517-9b80-cd8d30c00e94"
-    assert _id(batch_id) == _id(f"http://127.0.0.1:8000/batches/{batch_id}#ticket=ey.x/y.z") == batch_id
+    assert batch_id_of(batch_id) == batch_id_of(f"http://127.0.0.1:8000/batches/{batch_id}#ticket=ey.x/y.z") == batch_id
     with pytest.raises(CliError, match="not a batch's id"):
-        _id("salon")
+        batch_id_of("salon")
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_is_sent(tmp_path: Path) -> None:

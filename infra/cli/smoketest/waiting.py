@@ -40,8 +40,8 @@ def check_waiting(checks: Checks, api: Api, timing: Timing) -> None:
         with checks.check(f"a stream of {timing.lifetime:g} s is ended by `timeout`, and can be taken up again"):
             life = record(api, path, seconds=timing.lifetime + _GRACE)
             same((life.events[-1].name, life.events[-1].data), ("timeout", {"reason": "lifetime"}), "the last event")
-            api.cancel(batch_id)
+            api.control(batch_id, "cancel")
             after = record(api, path, last_id=life.ids()[-1], until=lambda event: event.id is not None)
             same(after.events[-1].data["cancelRequested"], True, "cancelRequested after cancelling it")
     finally:
-        api.cancel(batch_id)
+        api.control(batch_id, "cancel")
