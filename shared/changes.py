@@ -311,12 +311,12 @@ class Change:
     def _reopen(self) -> None:
         """There is something to run again."""
         self._touched = True
-        self._started = True  # a batch that is reopened counts as begun, also if it was cancelled before
         if BatchStatus(self.batch.status) not in FINAL_BATCH:
             return
         kind = KINDS.get(self.batch.kind)
         if kind is None:
             raise Unrunnable(self.batch.kind)
+        self._started = True  # it counts as begun, also if it was cancelled before its first start
         self._cancel_requested, self._paused, self._reason = False, False, "retried"
         self._connection.execute(
             queries.ADD_LANE,

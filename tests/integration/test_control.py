@@ -149,6 +149,16 @@ def test_one_job_is_cancelled_and_taken_up_again(
         assert_problem(anna.post(f"/api/jobs/{first}/retry"), 409, "conflict")
 
 
+def test_taking_up_a_job_of_a_batch_that_has_not_begun_does_not_begin_it(anna: httpx.Client, engine: sa.Engine) -> None:
+    batch_id = submit(anna, rehearsal(2))["batchId"]
+    job_id = job_rows(engine, UUID(batch_id))[0].id
+    do(anna, f"/api/jobs/{job_id}/cancel")
+    do(anna, f"/api/jobs/{job_id}/retry")
+    batch = decoded(anna.get(f"/api/batches/{batch_id}"))
+    assert (batch["status"], batch["startedAt"], batch["counts"]["queued"]) == ("QUEUED", None, 2)
+    assert_consistent(engine, UUID(batch_id))
+
+
 def test_a_running_job_is_asked_to_end(
     anna: httpx.Client, engine: sa.Engine, settings: Settings, tmp_path: Path
 ) -> None:
