@@ -17,7 +17,7 @@ Id = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
 def stamp(moment: datetime) -> Time:
     """The wire form of a time: UTC, milliseconds, `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 class Failure(Struct, frozen=True):
@@ -98,6 +98,59 @@ class Truncated(Struct, rename="camel"):
 
 EventName = Literal["progress", "log", "complete", "ping", "reset", "timeout", "error"]
 ResetReason = Literal["epoch", "ahead", "invalid_id", "filters"]
+TimeoutReason = Literal["lifetime", "token_expired"]
+ErrorCode = Literal["too_many_connections", "draining", "overloaded", "deleted", "internal"]
+
+
+class BatchChange(Batch):
+    """The data of `progress` and `complete`: the batch as it is, and those of its jobs that changed."""
+
+    jobs: list[Job]
+
+
+class LogLines(Struct, rename="camel"):
+    """The data of `log`."""
+
+    batch_id: Id
+    lines: list[Line]
+    truncated: Truncated | None
+
+
+class Ping(Struct):
+    """The data of `ping`: milliseconds since 1970."""
+
+    timestamp: int
+
+
+class Reset(Struct):
+    """The data of `reset`."""
+
+    reason: ResetReason
+
+
+class Timeout(Struct):
+    """The data of `timeout`."""
+
+    reason: TimeoutReason
+
+
+class StreamError(Struct):
+    """The data of `error`."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool
+
+
+EVENTS: dict[EventName, type[Struct]] = {
+    "progress": BatchChange,
+    "log": LogLines,
+    "complete": BatchChange,
+    "ping": Ping,
+    "reset": Reset,
+    "timeout": Timeout,
+    "error": StreamError,
+}
 
 encode = msgspec.json.Encoder().encode
 

@@ -17,7 +17,8 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
-from services.worker.run import Interrupt, Interrupted, Run, clean
+from services.worker.ahead import Ahead
+from services.worker.run import Interrupt, Interrupted, Run
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import FORMAT, Frame, Publisher
@@ -82,6 +83,7 @@ class Ledger:
         self._lock = Condition()
         self._wishes: list[Wish] = []
         self._runs: set[Run] = set()
+        self._ahead = Ahead(settings.threads)
         self._claiming = True
         self._closing = False
         self._away = False
@@ -101,6 +103,11 @@ class Ledger:
         """The next job, started and committed; None: nothing is runnable, PostgreSQL is away, or the process leaves."""
         wish = Wish()
         with self._lock:
+            while run := self._ahead.take():
+                if run.interrupt is None:
+                    run.started_at = time.monotonic()
+                    return run
+                self._end_unbegun(run, run.interrupt)
             if not self._claiming or self._away or self.broken:
                 return None
             self._wishes.append(wish)
@@ -128,6 +135,7 @@ class Ledger:
             if run.abandoned:
                 self.abandoned -= 1
                 return
+            self._ahead.ran(time.monotonic() - run.started_at)
             if end is None or run.interrupt == "lost":
                 self._runs.discard(run)
                 return
@@ -151,6 +159,7 @@ class Ledger:
         """No more jobs are handed out."""
         with self._lock:
             self._claiming = False
+            self._give_back_unbegun()
             self._lock.notify_all()
 
     def interrupt_all(self, reason: Interrupt) -> None:
@@ -204,17 +213,20 @@ class Ledger:
                 batch = work.setdefault(run.job.batch_id, Work())
                 batch.updates.append((run, update))
                 batch.lines += lines
-            claiming = self._claiming
-        token = self._claim(len(wishes), work) if wishes and claiming else None
+            wanted = len(wishes) + (self._ahead.room if self._runs else 0) if self._claiming else 0
+        begun = time.monotonic()
+        token = self._claim(wanted, work) if wanted else None
         started: list[Run] = []
         for batch_id, batch in work.items():
             batch.token = token
             started += self._commit_surely(batch_id, batch)
         with self._lock:
+            if work:
+                self._ahead.committed(time.monotonic() - begun)
+            self._ahead.put(started)
             if not self._claiming:  # the process began to leave meanwhile: these are not begun any more
-                for run in started:
-                    run.end = run.ended(JobStatus.QUEUED, "given_back")
-                started = []
+                self._give_back_unbegun()
+            started = [run for run in (self._ahead.take() for _ in wishes) if run is not None]
             if any(run.end for batch in work.values() for run, _ in batch.updates):
                 # the claim came before these ends were committed: a limit may have room now
                 first = [wish for wish in wishes[len(started) :] if not wish.repeated]
@@ -242,8 +254,21 @@ class Ledger:
     @staticmethod
     def _answer(wishes: list[Wish], started: list[Run]) -> None:
         for wish in wishes:
-            wish.run = started.pop() if started else None
+            wish.run = started.pop(0) if started else None
             wish.done.set()
+
+    def _give_back_unbegun(self) -> None:
+        while run := self._ahead.take():
+            self._end_unbegun(run, run.interrupt or "given_back")
+
+    def _end_unbegun(self, run: Run, reason: Interrupt) -> None:
+        """Its handler is not even called."""
+        if reason == "lost":
+            self._runs.discard(run)
+        elif reason == "cancelled":
+            run.end = run.ended(JobStatus.CANCELLED, "cancelled")
+        else:
+            run.end = run.ended(JobStatus.QUEUED, "given_back")
 
     # -- claiming
 
@@ -332,8 +357,10 @@ class Ledger:
         (run, update) = work.updates[0]
         if update.error is not None and update.error.code == "unstorable":
             raise error
-        log.error("an update cannot be stored", job=str(run.job.id), error=str(error.orig))
-        failure = Failure("unstorable", clean(f"this cannot be stored: {error.orig}", 500))
+        # not in PostgreSQL's own words, which repeat what it was given
+        refusal = f"{type(error.orig).__name__} ({getattr(error.orig, 'sqlstate', None)})"
+        log.error("an update cannot be stored", job=str(run.job.id), error=refusal)
+        failure = Failure("unstorable", f"PostgreSQL cannot store this: {refusal}")
         end = run.ended(JobStatus.FAILED, "unstorable", error=failure, counts=True)
         with self._lock:
             self._interrupt(run, "lost")
@@ -358,7 +385,6 @@ class Ledger:
             run = Run(job, batch.kind, row.params, token, row.failures, row.last_line)
             run.started_at = time.monotonic()
             runs.append(run)
-        runs.reverse()  # handed out from the end: in order
         ids = {row.id for row in rows}
         with self._lock:
             for run in [run for run in self._runs if run.job.id in ids]:
@@ -380,6 +406,8 @@ class Ledger:
         now = time.monotonic()
         self._next_tick = now + _TICK
         with self._lock:
+            if self._ahead.overdue(now):
+                self._give_back_unbegun()
             held = [run for run in self._runs if run.end is None]
             self._watch(held, now)
         if not held and not self._away:

@@ -387,7 +387,7 @@ def test_shutdown_gives_running_jobs_back_without_using_up_an_attempt(
 
     batch_id = submit(engine, settings, 2, kind_of(patient))
     with work(patient, time_limit=60):
-        wait_for(lambda: batch_row(engine, batch_id).processing == 2, "two running jobs")
+        wait_for(lambda: [job.progress for job in job_rows(engine, batch_id)] == [40, 40], "two running jobs")
     for job in job_rows(engine, batch_id):
         assert (job.status, job.attempt, job.failures, job.run_after, job.progress) == ("QUEUED", 1, 0, None, 40)
         assert job.lease_token is None
@@ -411,6 +411,55 @@ def test_what_is_claimed_while_the_process_begins_to_leave_is_given_back(
     (job,) = job_rows(engine, batch_id)
     assert (job.status, job.attempt, job.failures, job.lease_token) == ("QUEUED", 1, 0, None)
     assert_consistent(engine, batch_id)
+
+
+def instant(params: Nothing, job: Job) -> Updates[None]:
+    yield from ()
+
+
+def test_jobs_shorter_than_a_commit_are_started_and_ended_many_at_a_time(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    batch_id = submit(engine, settings, 600, kind_of(instant))
+    with work(instant):
+        row = wait_finished(engine, batch_id)
+    assert row.completed == 600
+    assert row.version < 300, "with four threads one commit would else be good for four jobs at most"
+    assert {job.attempt for job in job_rows(engine, batch_id)} == {1}
+    assert_consistent(engine, batch_id)
+
+
+def test_what_was_started_ahead_and_gets_no_thread_is_given_back(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    """Short jobs, and then long ones, which hold all threads while short ones are started already."""
+    release = Event()
+
+    def sometimes_long(params: Nothing, job: Job) -> Updates[None]:
+        yield Progress(1)
+        if int(job.name.split()[1]) in range(400, 404):
+            while not release.wait(0.01):
+                yield Progress(50)
+
+    batch_id = submit(engine, settings, 500, kind_of(sometimes_long))
+    with work(sometimes_long, time_limit=60):
+        wait_for(lambda: batch_row(engine, batch_id).processing == 4, "nothing but the long ones to be held")
+        wait_for(lambda: _stays(lambda: batch_row(engine, batch_id).processing == 4), "that to stay")
+        release.set()
+        row = wait_finished(engine, batch_id)
+    assert row.completed == 500
+    jobs = job_rows(engine, batch_id)
+    assert {job.failures for job in jobs} == {0}
+    assert_consistent(engine, batch_id)
+
+
+def _stays(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 1
+    while condition():
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_concurrency_is_never_exceeded(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
