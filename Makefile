@@ -45,6 +45,9 @@ format: .venv/dev.stamp  ## let ruff format and fix what it can
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
+bench: .venv/dev.stamp  ## measure against baselines, about five minutes, into docs/benchmarks.md (ARGS="--only NAME": print one)
+	@exec $(BIN)/python -m tests.bench $(ARGS)
+
 smoke: .venv/run.stamp  ## check a running Headway from outside (URL and TOKEN; without them the one that runs here)
 	@exec $(BIN)/headway smoke $${URL:+"$$URL"} $${TOKEN:+--token "$$TOKEN"}
 
@@ -65,4 +68,4 @@ clean:  ## remove .venv, caches and build results; what Headway stored (HEADWAY_
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test check lint types imports format smoke detector lock notices clean remake
+.PHONY: help run test bench check lint types imports format smoke detector lock notices clean remake

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
+import uuid_utils
 from msgspec import Raw, Struct
 from sqlalchemy import Connection, Row
 from uuid_utils.compat import uuid7
@@ -84,12 +85,43 @@ def create_batch(
     return row
 
 
+_ROWS = 1000
+"""Jobs that are handed to PostgreSQL together: it stores them while the next are made ready."""
+
+# COPY's binary form: the number of fields, and for each its length and what its type's `send` gives. It needs no
+# escapes, and costs a third of what the driver takes to write a row. What is the same in all rows is made once.
+
+
+def _field(data: bytes) -> bytes:
+    return len(data).to_bytes(4) + data
+
+
+_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END = b"\xff\xff"
+_FIELDS = (12).to_bytes(2)
+_UUID = (16).to_bytes(4)
+_INTEGER = (4).to_bytes(4)
+_JSONB = b"\1"  # the version of its form, which is text after that
+_NEW = b"".join(  # status, progress, attempt, failures, cancel_requested, last_line, version
+    _field(data) for data in (b"QUEUED", bytes(4), bytes(4), bytes(4), bytes(1), bytes(8), (1).to_bytes(8))
+)
+
+
 def _copy_jobs(connection: Connection, batch_id: UUID, jobs: Sequence[NewJob]) -> None:
     # the driver's own cursor: SQLAlchemy has no COPY
     cursor = connection.connection.cursor()
     with cursor.copy(queries.COPY_JOBS) as copy:
-        for position, job in enumerate(jobs):
-            copy.write_row(
-                (uuid7(), batch_id, position, job.name, bytes(job.params).decode(), "QUEUED", 0, 0, 0, False, 0, 1)
-            )
+        copy.write(_HEAD)
+        for begin in range(0, len(jobs), _ROWS):
+            some = enumerate(jobs[begin : begin + _ROWS], begin)
+            copy.write(b"".join([_row(batch_id, position, job) for position, job in some]))
+        copy.write(_END)
     cursor.close()
+
+
+def _row(batch_id: UUID, position: int, job: NewJob) -> bytes:
+    """Columns as COPY_JOBS has them."""
+    name, params = job.name.encode(), job.params
+    ids = _UUID + uuid_utils.uuid7().bytes + _UUID + batch_id.bytes + _INTEGER + position.to_bytes(4)
+    texts = len(name).to_bytes(4) + name + (len(params) + 1).to_bytes(4) + _JSONB + params
+    return _FIELDS + ids + texts + _NEW

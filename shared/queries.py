@@ -49,7 +49,8 @@ STARTED_JOBS = _query(f"""
 """)
 
 # Running jobs get on, or end. Fenced: only while the job runs under the given token (and, for the sweeper, only if the
-# lease is over). After a cancel nothing goes back to the queue or fails: it is cancelled.
+# lease is over). After a cancel nothing goes back to the queue or fails: it is cancelled. The ids are given twice more:
+# a plan that was made without knowing how many they are would rather read everything that runs anywhere.
 UPDATE_JOBS = _query(f"""
     WITH wanted AS (
         SELECT u.*, j.progress AS old_progress, coalesce(j.items_failed, 0) AS old_items_failed,
@@ -62,7 +63,7 @@ UPDATE_JOBS = _query(f"""
             CAST(:results AS text[]), CAST(:delays AS float8[]), CAST(:counts AS boolean[])
         ) AS u (id, token, status, progress, step, message, items_done, items_failed, items_total,
                 last_line, error_code, error_message, result, delay, counts)
-        JOIN jobs j ON j.id = u.id
+        JOIN jobs j ON j.id = u.id AND j.id = ANY(CAST(:ids AS uuid[]))
     )
     UPDATE jobs j
     SET status = w.ends,
@@ -82,7 +83,7 @@ UPDATE_JOBS = _query(f"""
         lease_until = CASE WHEN w.ends = 'PROCESSING' THEN j.lease_until END,
         version = :version
     FROM wanted w
-    WHERE j.id = w.id AND j.lease_token = w.token AND j.status = 'PROCESSING'
+    WHERE j.id = w.id AND j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = w.token AND j.status = 'PROCESSING'
         AND (NOT CAST(:only_expired AS boolean) OR j.lease_until < clock_timestamp())
     RETURNING {_JOB}, w.old_progress, w.old_items_failed
 """)
@@ -149,7 +150,7 @@ RETRY_FAILED = _query("""
             items_total = NULL, error_code = NULL, error_message = NULL, result = NULL, run_after = NULL,
             cancel_requested = false, finished_at = NULL, version = :version
         FROM jobs old
-        WHERE j.batch_id = :batch_id AND j.status = 'FAILED' AND old.id = j.id
+        WHERE j.batch_id = :batch_id AND j.status = 'FAILED' AND old.id = j.id AND old.batch_id = j.batch_id
         RETURNING j.id, j.attempt, j.progress, coalesce(old.items_failed, 0) AS items_failed
     ), noted AS (
         INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason)
@@ -171,16 +172,19 @@ RETRY_JOB = _query(f"""
     RETURNING {_JOB}, old.status AS old_status, coalesce(old.items_failed, 0) AS old_items_failed
 """)
 
-# The earliest time at which one of a batch's resting jobs may run again.
+# The earliest time at which one of a batch's resting jobs may run again, or null. (Of a min() all may be read.)
 NEXT_DUE = _query("""
-    SELECT min(j.run_after) FROM jobs j
-    WHERE j.batch_id = :batch_id AND j.status = 'QUEUED' AND j.lease_token IS NULL AND j.run_after IS NOT NULL
+    SELECT (
+        SELECT j.run_after FROM jobs j
+        WHERE j.batch_id = :batch_id AND j.status = 'QUEUED' AND j.lease_token IS NULL AND j.run_after IS NOT NULL
+        ORDER BY j.run_after LIMIT 1
+    )
 """)
 
-# Running jobs of a batch are asked to end.
+# Running jobs of a batch are asked to end. (Whatever runs has a token; with that said, nothing else is read.)
 REQUEST_CANCEL = _query("""
     UPDATE jobs j SET cancel_requested = true, version = :version
-    WHERE j.batch_id = :batch_id AND j.status = 'PROCESSING' AND NOT j.cancel_requested
+    WHERE j.batch_id = :batch_id AND j.status = 'PROCESSING' AND j.lease_token IS NOT NULL AND NOT j.cancel_requested
 """)
 
 # The last statement of every change.
@@ -224,7 +228,7 @@ ADD_BATCH = _query(f"""
 # In the form that COPY takes; columns as in creation.py.
 COPY_JOBS = """
     COPY jobs (id, batch_id, position, name, params, status, progress, attempt, failures, cancel_requested,
-        last_line, version) FROM STDIN
+        last_line, version) FROM STDIN (FORMAT binary)
 """
 
 # For a new batch, or one that is reopened.
@@ -331,11 +335,11 @@ RENEW = _query("""
     )
 """)
 
-# Running jobs whose worker is not heard of any more.
+# Running jobs whose worker was not heard of any more at :now.
 EXPIRED = _query("""
     SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind, clock_timestamp() AS now
     FROM jobs j JOIN batches b ON b.id = j.batch_id
-    WHERE j.lease_token IS NOT NULL AND j.status = 'PROCESSING' AND j.lease_until < clock_timestamp()
+    WHERE j.lease_token IS NOT NULL AND j.status = 'PROCESSING' AND j.lease_until < :now
     ORDER BY j.batch_id LIMIT :jobs
 """)
 
@@ -349,8 +353,8 @@ RELEASE_EXPIRED = _query("""
     )
 """)
 
-# For how many seconds this server has been up.
-UPTIME = _query("SELECT CAST(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()) AS float8)")
+# This server's clock, by which leases go, and since when it has been up.
+CLOCK = _query("SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS up_since")
 
 # One sweeper at a time. Held by the transaction, not the session, so that PgBouncer may be between.
 TRY_LOCK = _query("SELECT pg_try_advisory_xact_lock(:lock)")
@@ -387,13 +391,16 @@ DELETE_BATCH = _query("DELETE FROM batches b WHERE b.id = :batch_id")
 
 EPOCH = _query("SELECT headway_epoch()")
 
+# Begins a new one: every event id that was given out until now is answered with a reset.
+ROTATE_EPOCH = _query("UPDATE installation SET secret = CAST(gen_random_uuid() AS text)")
+
 BATCH = _query(f"SELECT {_BATCH} FROM batches b WHERE b.id = :id AND b.owner = :owner")
 
-# Newest first; ids rise with time. :before is the last id of the page before.
+# Newest first; ids rise with time. :before is the last id of the page before, null for the first.
 BATCHES = _query(f"""
     SELECT {_BATCH} FROM batches b
     WHERE b.owner = :owner
-        AND (CAST(:before AS uuid) IS NULL OR b.id < CAST(:before AS uuid))
+        AND b.id < coalesce(CAST(:before AS uuid), CAST('ffffffff-ffff-ffff-ffff-ffffffffffff' AS uuid))
         AND (CAST(:status AS text) IS NULL OR b.status = CAST(:status AS text))
         AND (CAST(:kind AS text) IS NULL OR b.kind = CAST(:kind AS text))
         AND (CAST(:q AS text) IS NULL OR strpos(lower(b.title), lower(CAST(:q AS text))) > 0)
@@ -430,6 +437,45 @@ CHANGED_LINES = _query(f"""
     ORDER BY l.version DESC, l.at DESC, l.job_id DESC, l.n DESC LIMIT :limit
 """)
 COUNT_LINES = _query("SELECT count(*) FROM log_lines l WHERE l.batch_id = :batch_id AND l.version > :since")
+
+# A page of log lines: of those after a given one, and no newer than version :until, up to :limit that are wanted. It
+# looks at :window lines at most, however few of them are: then the last of these (`number` is :window) comes along, to
+# go on from, wanted or not.
+_SEARCH = """
+    SELECT m.* FROM (
+        SELECT {line}, row_number() OVER (ORDER BY {order}) AS number,
+            (CAST(:levels AS text[]) IS NULL OR l.level = ANY(CAST(:levels AS text[])))
+            AND (CAST(:q AS text) IS NULL OR strpos(lower(l.text), lower(CAST(:q AS text))) > 0) AS wanted
+        FROM log_lines l
+        WHERE {those} AND l.version <= :until
+        ORDER BY {order} LIMIT :window
+    ) m
+    WHERE m.wanted OR m.number = :window
+    ORDER BY {again} LIMIT :limit
+"""
+# Before them, for this transaction: as long as there are no statistics all that follows would be sorted for each page.
+NO_SORT = _query("SET LOCAL enable_sort = off")
+SEARCH_LINES = _query(
+    _SEARCH.format(
+        line=_LINE,
+        those="l.batch_id = :batch_id AND (l.version, l.at, l.job_id, l.n) > (:version, :at, :job_id, :n)",
+        order="l.version, l.at, l.job_id, l.n",
+        again="m.version, m.at, m.job_id, m.n",
+    )
+)
+SEARCH_JOB_LINES = _query(_SEARCH.format(line=_LINE, those="l.job_id = :job_id AND l.n > :n", order="l.n", again="m.n"))
+
+# What some jobs are called.
+JOB_NAMES = _query("""
+    SELECT j.id, j.batch_id, j.position, j.name FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# What happened to a batch and its jobs, oldest first; :after is the last id of the page before. Ordered as one index
+# is, and as the primary key is not, which would lead past everybody else's.
+TIMELINE = _query("""
+    SELECT t.id, t.at, t.job_id, t.old_status, t.new_status, t.attempt, t.reason FROM transitions t
+    WHERE (t.batch_id, t.id) > (:batch_id, :after) AND t.batch_id <= :batch_id ORDER BY t.batch_id, t.id LIMIT :limit
+""")
 
 # For polling: where all watched batches are.
 VERSIONS = _query("""

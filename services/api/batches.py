@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from services.api import idempotency
 from services.api.addresses import batch_address, stream_address, web_address
 from services.api.body import ApiRequest, JsonBody, json_body
+from services.api.plain import read_plain
 from services.api.replies import CreatedBatch, created
 from services.api.resources import Shared
 from services.api.submission import read_submission, refuse_missing_uploads
@@ -21,7 +22,7 @@ from shared import queries
 from shared.auth import issue_ticket
 from shared.creation import TICKETS, create_batch
 from shared.errors import Conflict, NotFound
-from shared.events import Batch
+from shared.events import Batch, Job
 from shared.jobs import BatchStatus, JobStatus
 from shared.queue import send_tickets
 from shared.rows import batch_of, job_of
@@ -52,7 +53,7 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
         with resources.engine.connect() as connection:
             if (batch_id := idempotency.find(connection, key)) is not None:
                 return _replayed(request, resources, connection, batch_id)
-    submission = read_submission(json, settings)
+    submission = read_plain(json, settings) or read_submission(json, settings)
     if not submission.uploads:
         refuse_missing_uploads(submission, set())  # what is wrong by itself needs no database
     with resources.engine.begin() as connection:
@@ -79,7 +80,7 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
 
 
 @get("/", sync_to_thread=True)
-def batches(request: ApiRequest, resources: Shared) -> Page:
+def batches(request: ApiRequest, resources: Shared) -> Page[Batch]:
     query = read_query(request, BatchesQuery)
     place = "batches"
     parameters = {
@@ -105,7 +106,7 @@ def batch(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID]) -> B
 
 
 @get("/{batch_id:uuid}/jobs", sync_to_thread=True)
-def jobs(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID]) -> Page:
+def jobs(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID]) -> Page[Job]:
     query = read_query(request, JobsQuery)
     place = f"jobs:{batch_id}"
     parameters = {

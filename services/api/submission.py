@@ -13,14 +13,18 @@ from shared.errors import FieldError
 from shared.events import encode
 from shared.kinds import KINDS
 from shared.kinds.kind import Kind
+from shared.kinds.mask import MOST_PARTS, parts
+from shared.kinds.secret import has_secrets, redact, secret_values
 from shared.settings import Settings
 from shared.web.validation import DEEPEST, MOST_ERRORS, explain, invalid, unstorable
 
-_Name = Annotated[str, Meta(max_length=200)]
+JobName = Annotated[str, Meta(max_length=200, extra_json_schema={"pattern": "^[^\\u0000]*$"})]
+
+JOBS = Meta(min_length=1, max_length=10_000)
 
 
 class JobFields(Struct, forbid_unknown_fields=True):
-    name: _Name
+    name: JobName
     params: dict[str, Any]
     """Of the kind's own form, which is looked at once the kind is known."""
 
@@ -29,8 +33,8 @@ class BatchFields(Struct, forbid_unknown_fields=True):
     """The body of `POST /api/batches`."""
 
     kind: str
-    title: _Name
-    jobs: Annotated[list[JobFields], Meta(min_length=1, max_length=10_000)]
+    title: JobName
+    jobs: Annotated[list[JobFields], JOBS]
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
     concurrency: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     metadata: dict[str, Any] = {}
@@ -78,7 +82,7 @@ def _read(value: Any, settings: Settings) -> Submission:
     if kind is None and not any(error.path in {"", "kind"} for error in errors):
         errors.append(FieldError("kind", f"expected one of {', '.join(sorted(KINDS))}"))
     if isinstance(value, dict):
-        errors += _wrong_texts(value, settings)
+        errors += wrong_texts(value, settings)
     submission = Submission(kind, fields, [], [], errors)
     for number, name, params in given:
         if len(errors) > MOST_ERRORS:
@@ -103,16 +107,38 @@ def _add_job(submission: Submission, path: str, name: str, params: dict[str, Any
         submission.errors += unstorable(name, f"{path}.name")
     if len(text) > settings.max_params:
         submission.errors.append(FieldError(where, f"is longer than {settings.max_params} bytes"))
-    elif _suspicious(text) and (errors := list(unstorable(params, where))):
+    elif _suspicious(text) and (errors := _unstorable_params(submission.kind, params, where)):
         submission.errors += errors
+    elif submission.kind is not None and _too_secret(submission.kind, params):
+        submission.errors.append(
+            FieldError(where, f"holds more than {MOST_PARTS} secrets, or lines and pieces of them")
+        )
     elif submission.kind is not None:
         try:
             typed = msgspec.convert(params, submission.kind.params, str_keys=True)
         except ValidationError as error:
             submission.errors += explain(error, params, submission.kind.params, where)
             return
+        except Exception as error:
+            if not has_secrets(submission.kind.params):
+                raise
+            # a mistake in the kind's own rules, whose words would come to the log
+            raise RuntimeError(f"the rules of {submission.kind.name} failed: {type(error).__name__}") from None
         submission.uploads += [(f"{where}.{field}", upload) for field, upload in submission.kind.uploads(typed)]
     submission.jobs.append(NewJob(name, Raw(text)))
+
+
+def _unstorable_params(kind: Kind | None, params: dict[str, Any], where: str) -> list[FieldError]:
+    """Without the places within secrets, which are made of the client's own field names. All may be, of no kind."""
+    if not any(unstorable(params, where)):
+        return []
+    named = list(unstorable(redact(params, None if kind is None else kind.params), where))
+    return named or [FieldError(where, "holds the character NUL, or is nested too deeply")]
+
+
+def _too_secret(kind: Kind, params: dict[str, Any]) -> bool:
+    values = secret_values(params, kind.params)
+    return bool(values) and len(parts(values)) > MOST_PARTS
 
 
 def _salvage(value: Any) -> tuple[Kind | None, list[tuple[int, str, dict[str, Any]]]]:
@@ -128,7 +154,7 @@ def _salvage(value: Any) -> tuple[Kind | None, list[tuple[int, str, dict[str, An
     return KINDS.get(kind) if isinstance(kind, str) else None, given
 
 
-def _wrong_texts(value: dict[str, Any], settings: Settings) -> Iterator[FieldError]:
+def wrong_texts(value: dict[str, Any], settings: Settings) -> Iterator[FieldError]:
     """What PostgreSQL could not store, of the batch itself."""
     if isinstance(title := value.get("title"), str):
         yield from unstorable(title, "title")

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from threading import Event
 
-from services.worker.process import WorkerProcess, quiet_dramatiq
+from services.worker.masks import Masks
+from services.worker.prints import catch_prints
+from services.worker.process import WorkerProcess, quiet_dramatiq, settle_interpreter
 from services.worker.table import make_handlers
 from shared.kinds import KINDS, QUEUES
 from shared.logs import configure_logs
@@ -24,13 +26,16 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logs(settings.log_format, "worker")
+    masks = Masks()
+    configure_logs(settings.log_format, "worker", mask=masks)
+    catch_prints()
     quiet_dramatiq()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     handlers = make_handlers(settings, arguments.queue)
-    return WorkerProcess(settings, arguments.queue, KINDS, handlers).run(stop, arguments.ready_file)
+    settle_interpreter()
+    return WorkerProcess(settings, arguments.queue, KINDS, handlers, masks).run(stop, arguments.ready_file)
 
 
 if __name__ == "__main__":

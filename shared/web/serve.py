@@ -1,6 +1,7 @@
 """Runs an ASGI application with uvicorn: silent, on a socket bound beforehand, and with time to say goodbye."""
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,8 @@ import uvicorn
 
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
+from shared.web.access import AccessLog
+from shared.web.protocol import Protocol
 
 _NOTSENT_LOWAT = 25
 """TCP_NOTSENT_LOWAT of <linux/tcp.h>, which `socket` has from Python 3.12 on."""
@@ -49,18 +52,21 @@ def serve(
     """
     listener = _listen(host, port)
     config = uvicorn.Config(
-        app,
+        AccessLog(app),
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         interface="asgi3",
         log_config=None,  # uvicorn's warnings go where ours go
-        access_log=False,  # it would print tickets
+        access_log=False,  # it would print tickets: ours does not
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
+    # what is loaded by now stays: looking through all of it again and again took half of the time of a large request
+    gc.collect()
+    gc.freeze()
     _Server(config, on_exit).run(sockets=[listener])
 
 

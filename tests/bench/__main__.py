@@ -1,0 +1,80 @@
+"""`python -m tests.bench [--only NAME]`: measures, prints, and after a whole run writes docs/benchmarks.md."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+
+from shared.channels import make_redis
+from tests.bench import creation, delivery, pickup, startup, statements, throughput, updates
+from tests.bench.machine import describe
+from tests.bench.report import render, write
+from tests.bench.results import Result
+from tests.bench.servers import Servers, engine, servers
+
+MEASUREMENTS: dict[str, Callable[[Servers], Result]] = {
+    "creation": creation.measure,
+    "throughput": throughput.measure,
+    "pickup": pickup.measure,
+    "delivery": delivery.measure,
+    "statements": statements.measure,
+    "updates": updates.measure,
+    "startup": startup.measure,
+}
+
+_LONGEST = 900
+"""Seconds, after which a run is ended: a measurement that hangs must not hold a machine."""
+
+_LAST_BYTES = 4000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("--only", choices=MEASUREMENTS, help="one measurement, which is printed and not written down")
+    only = parser.parse_args().only
+    begin = time.monotonic()
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(_LONGEST)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped on the way out
+    with _logs_apart(), servers() as started:
+        with engine(started.settings()) as database, make_redis(started.valkey.url) as client:
+            machine = describe(database, client, started.directory)
+        print(machine)
+        results = []
+        for name, measure in MEASUREMENTS.items():
+            if only in (None, name):
+                results.append(measure(started))
+                print(render(results[-1]), flush=True)
+    if only is None:
+        write(machine, results)
+    print(f"took {time.monotonic() - begin:.0f} s")
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"the measurements took longer than {_LONGEST} s")
+
+
+@contextmanager
+def _logs_apart() -> Iterator[None]:
+    """What the processes log is shown only if something fails."""
+    kept = os.dup(2)
+    with TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            os.write(kept, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+if __name__ == "__main__":
+    main()
