@@ -82,6 +82,8 @@ class Home:
         """All keys, by variable. What is missing is made and kept: tokens outlive a restart."""
         keys = {}
         for variable, name in KEYS.items():
+            if variable == "HEADWAY_SECRET" and environment.get("HEADWAY_JWKS_URL"):
+                continue  # somebody else issues the tokens
             key = self.key(variable, environment)
             if key is None:
                 key = secrets.token_urlsafe(_KEY_BYTES)
@@ -116,11 +118,16 @@ class Home:
             return None
 
 
-def signing_settings(home: Home, environment: Mapping[str, str]) -> Settings | None:
-    """Settings good for making tokens and nothing else; None if the secret is not known here. Raises SettingsError."""
+def signing_settings(home: Home, environment: Mapping[str, str]) -> Settings:
+    """Settings good for making tokens and nothing else. Raises SettingsError, and HomeError if none can be made."""
+    if environment.get("HEADWAY_JWKS_URL"):
+        raise HomeError(
+            "HEADWAY_JWKS_URL is set: tokens are issued elsewhere, and none can be made here. "
+            "Get one there, and give it by --token or HEADWAY_TOKEN."
+        )
     secret = home.key("HEADWAY_SECRET", environment)
     if secret is None:
-        return None
+        raise HomeError(f"There is no secret: set HEADWAY_SECRET, or start Headway once in {home.path}.")
     unused = {"DATABASE_URL": "postgresql:///", "REDIS_URL": "redis:///", "HEADWAY_TICKET_KEY": secret}
     return load_settings({**unused, **environment, "HEADWAY_SECRET": secret})
 

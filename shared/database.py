@@ -20,7 +20,10 @@ _ARGUMENTS: dict[str, Any] = {
 
 def connect_url(database_url: str) -> sa.URL:
     """`database_url` with psycopg 3 as the driver, whatever it says. Raises ValueError if it is no PostgreSQL URL."""
-    url = sa.make_url(database_url)
+    try:
+        url = sa.make_url(database_url)
+    except (ValueError, sa.exc.ArgumentError):  # which may repeat a part of the password
+        raise ValueError("expected postgresql://user:password@host:port/name") from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise ValueError("expected postgresql://…")
     return url.set(drivername="postgresql+psycopg")
@@ -34,6 +37,7 @@ def make_engine(database_url: str, *, pool_size: int, application: str) -> sa.En
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,  # an error would hold them, and end up in a log
         json_serializer=_dumps,
         json_deserializer=msgspec.json.decode,
         connect_args=_ARGUMENTS | {"application_name": application},
@@ -48,6 +52,7 @@ def make_async_engine(database_url: str, *, pool_size: int, application: str) ->
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         json_deserializer=msgspec.json.decode,
         connect_args=_ARGUMENTS | {"application_name": application},
         isolation_level="REPEATABLE READ",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import CliError
-from infra.home import Home, home_of_process, signing_settings
+from infra.home import Home, HomeError, home_of_process, signing_settings
 
 if TYPE_CHECKING:
     from infra.cli.api import Api, Token
@@ -36,6 +36,8 @@ def find_api(url: str | None, token: str | None) -> "Api":
             f"Headway does not run in {home.path}. Start it with `headway run`, or name another: --url, HEADWAY_URL."
         )
     given = token or os.environ.get("HEADWAY_TOKEN")
+    if given and not (given.isascii() and given.isprintable()):
+        raise CliError("The token holds characters that no token has.")  # the HTTP library would print it
     if given:
         return Api(address, lambda: given)
     if running is None or address.rstrip("/") != running.address:
@@ -52,10 +54,11 @@ def strangers_token(address: str, token: str | None) -> str | None:
 
 
 def own_tokens(home: Home, owner: str) -> "Token":
-    """Makes tokens with the secret that is kept here. Raises CliError if there is none."""
+    """Makes tokens with the secret that is kept here. Raises CliError if there is none to be used."""
     from shared.auth import issue_token  # noqa: PLC0415  # needs a library that not every image has
 
-    settings = signing_settings(home, os.environ)
-    if settings is None:
-        raise CliError(f"There is no secret: set HEADWAY_SECRET, or start Headway once in {home.path}.")
+    try:
+        settings = signing_settings(home, os.environ)
+    except HomeError as error:
+        raise CliError(str(error)) from None
     return lambda: issue_token(settings, owner, ttl=_TTL)

@@ -53,7 +53,7 @@ def outcome(follower: "Follower") -> int:
 
 def batch_id_of(text: str) -> str:
     """Also out of `http://…/batches/ID#ticket=…`, which is what people copy."""
-    part = text.partition("#")[0].rstrip("/").rpartition("/")[2]
+    part = text.partition("#")[0].partition("?")[0].rstrip("/").rpartition("/")[2]
     try:
         return str(UUID(part))
     except ValueError:

@@ -31,6 +31,13 @@ _ROLES: Final = """\
 CREATE ROLE headway LOGIN CREATEDB PASSWORD '{password}'
 CREATE DATABASE headway OWNER headway
 """
+# An error's first line, its details and its statement may all repeat what it was given. Whoever sent it is told; the
+# log keeps what concerns the server (LOG, FATAL, PANIC), and of that the first line.
+_NO_DATA_IN_LOG: Final = (
+    *("-c", "log_min_messages=log", "-c", "log_min_error_statement=panic", "-c", "log_error_verbosity=terse"),
+    *("-c", "log_statement=none", "-c", "log_min_duration_statement=-1"),
+    *("-c", "log_parameter_max_length=0", "-c", "log_parameter_max_length_on_error=0"),
+)
 
 
 class Postgres(Server):
@@ -73,6 +80,7 @@ class Postgres(Server):
             *("-c", "timezone=UTC"),
             *("-c", "log_timezone=UTC"),
             *("-c", "log_checkpoints=off"),
+            *_NO_DATA_IN_LOG,
             *self._durability(),
         ]
 

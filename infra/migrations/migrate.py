@@ -14,7 +14,7 @@ _LOCK = 4_823_117
 
 def migrate(database_url: str, revision: str = "head") -> None:
     """In one transaction, all or nothing. Several at once wait for the first."""
-    engine = sa.create_engine(connect_url(database_url), poolclass=sa.NullPool)
+    engine = sa.create_engine(connect_url(database_url), poolclass=sa.NullPool, hide_parameters=True)
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config = alembic_config()

@@ -10,6 +10,7 @@ from uuid import UUID
 from shared.changes import JobUpdate, NewLine
 from shared.events import Failure
 from shared.jobs import RUNNING_MAX, JobStatus
+from shared.kinds.mask import Mask
 from shared.updates import Items, Job, Level, Log, Progress, Step, Update
 
 Interrupt = Literal["cancelled", "time_limit", "given_back", "lost"]
@@ -46,6 +47,8 @@ class Run:
         self.params = params
         self.token = token
         self.failures = failures
+        self.mask = Mask(())
+        """Of the job's secrets: goes over all that the handler says. Set before the handler is called."""
         self.interrupt: Interrupt | None = None
         self.interrupted_at: float | None = None
         """Monotonic seconds."""
@@ -90,11 +93,11 @@ class Run:
             case Progress(percent, message, items):
                 self._progress(percent)
                 if message is not None:
-                    self._update.message = clean(message, _TEXT_MAX)
+                    self._update.message = self.clean(message, _TEXT_MAX)
                 if items is not None:
                     self._update.items = _checked(items)
             case Step(name, percent):
-                self._update.step = clean(name, _TEXT_MAX)
+                self._update.step = self.clean(name, _TEXT_MAX)
                 self._progress(percent)
                 self.add_line("phase", name, at, max_line=max_line, max_lines=max_lines)
             case Log(text, level):
@@ -112,7 +115,7 @@ class Run:
         self._last_line += 1
         if self._last_line == max_lines:
             level, text = "warn", f"no more than {max_lines} log lines are kept for a job; this is the last"
-        text = clean(text, max_line)
+        text = self.clean(text, max_line)
         self.lines.append(NewLine(self.job.id, self.job.attempt, self._last_line, at, level, text))
         self._bytes += len(text)
         self._changed = True
@@ -153,14 +156,19 @@ class Run:
             counts=counts,
         )
 
+    def clean(self, text: str, limit: int) -> str:
+        """What may be stored and shown of a text of the handler's; `limit` in bytes."""
+        return clean(text, limit, self.mask)
+
     def _progress(self, percent: float | None) -> None:
         if percent is not None and not math.isnan(percent):
             self._update.progress = max(self._update.progress, int(min(max(percent, 0), RUNNING_MAX)))
 
 
-def clean(text: str, limit: int) -> str:
+def clean(text: str, limit: int, mask: Callable[[str], str] = str) -> str:
     """What PostgreSQL can store: valid UTF-8 without NUL, at most `limit` bytes, with a mark where it was cut."""
-    data = str(text).replace("\0", "").encode(errors="replace")
+    text = str(text).replace("\0", "").encode(errors="replace").decode()
+    data = mask(text).encode()  # before the cut, which could leave half of a secret
     if len(data) > limit:
         data = data[: limit - len(_CUT.encode())]
         return data.decode(errors="ignore") + _CUT

@@ -9,12 +9,15 @@ import msgspec
 import structlog
 
 from services.worker.ledger import Abandoned, Ledger
+from services.worker.masks import Masks
 from services.worker.retries import after_failure
-from services.worker.run import Interrupted, Run, clean
+from services.worker.run import Interrupted, Run
 from shared.changes import JobUpdate, holds_nul
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
+from shared.kinds.mask import Mask
+from shared.kinds.secret import secret_values
 from shared.updates import Fatal, Handler, JobError, Level, Retryable
 
 _MESSAGE_MAX = 2000
@@ -36,28 +39,35 @@ class Runner:
         handlers: Mapping[str, Handler],
         *,
         max_result: int,
+        masks: Masks | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._ledger = ledger
         self._kinds = kinds
         self._handlers = handlers
         self._max_result = max_result
+        self._masks = masks or Masks()
         self._jitter = jitter
 
     def run(self, run: Run) -> None:
         """Runs the job to its end in this thread. Never raises: a handler harms its job, not the worker."""
         run.thread = threading.get_ident()
-        end: JobUpdate | None = None
-        line: tuple[Level, str] | None = None
+        if kind := self._kinds.get(run.kind):
+            run.mask = Mask(secret_values(run.params, kind.params))
+        with self._masks.also(run.mask):
+            end, line = self._end(run)
+        self._ledger.finish(run, end, line=line)
+
+    def _end(self, run: Run) -> End:
         try:
-            end, line = self._attempt(run)
+            return self._attempt(run)
         except Abandoned:
             log.warning("an abandoned handler has ended", job=str(run.job.id))
+            return None, None
         except Exception as error:  # what the handler raised cannot even be described: its `__str__` raises, say
             log.exception("a handler's failure cannot be described", job=str(run.job.id), kind=run.kind)
             failure = Failure("exception", f"a failure that cannot be described: {type(error).__name__}")
-            end = run.ended(JobStatus.FAILED, failure.code, error=failure, counts=True)
-        self._ledger.finish(run, end, line=line)
+            return run.ended(JobStatus.FAILED, failure.code, error=failure, counts=True), None
 
     def _attempt(self, run: Run) -> End:
         kind, handler = self._kinds.get(run.kind), self._handlers.get(run.kind)
@@ -109,6 +119,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # whatever an object's encoding may raise
             message = f"the result cannot be encoded as JSON: {type(error).__name__}: {error}"
             return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
+        encoded = run.mask.json(encoded)
         if len(encoded) > self._max_result:
             message = f"the result has {len(encoded)} bytes; at most {self._max_result} are kept"
             return self._failed(run, kind, Failure("result_too_large", message), fatal=True)
@@ -132,7 +143,7 @@ class Runner:
     def _failed(
         self, run: Run, kind: Kind, failure: Failure, *, fatal: bool = False, after: float | None = None
     ) -> End:
-        failure = Failure(clean(failure.code, 100), clean(failure.message, _MESSAGE_MAX))
+        failure = Failure(run.clean(failure.code, 100), run.clean(failure.message, _MESSAGE_MAX))
         status, delay = after_failure(kind, run.failures, self._jitter, fatal=fatal, after=after)
         text = f"attempt {run.job.attempt} failed: {failure.message}"
         if delay is not None:

@@ -1,7 +1,7 @@
 """Query parameters, all errors at once; and the form of every list: pages with an opaque cursor."""
 
 import base64
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -29,8 +29,8 @@ class Paging(Struct, forbid_unknown_fields=True):
     cursor: str | None = None
 
 
-class Page(Struct, rename="camel"):
-    items: list[Any]
+class Page(Struct, Generic[T], rename="camel"):
+    items: list[T]
     next_cursor: str | None = None
 
 
@@ -46,9 +46,15 @@ def read_query(connection: Connection, type_: type[Query]) -> Query:
     errors = list(unstorable(values, ""))
     errors += [FieldError(name, "is given twice") for name in values if sum(name == other for other, _ in pairs) > 1]
     errors += wrong_fields(values, type_, "", strict=False)
+    if not errors:
+        query = msgspec.convert(values, type_, strict=False)
+        # the text `null` stands for no value in some types: whoever writes it is not understood
+        fields = msgspec.structs.fields(type_)
+        given = [field for field in fields if field.encode_name in values]
+        errors = [FieldError(field.encode_name, "is null") for field in given if getattr(query, field.name) is None]
     if errors:
         raise invalid(errors)
-    return msgspec.convert(values, type_, strict=False)
+    return query
 
 
 def encode_cursor(place: str, value: Any) -> str:

@@ -8,7 +8,7 @@ import sqlalchemy.exc
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Receive, Scope, Send
 
 from shared.errors import (
     HeadwayError,
@@ -17,12 +17,14 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
     problem,
 )
 from shared.events import encode
+from shared.web.access import route
 from shared.web.identity import bearer
 
 AnyRequest = Request[Any, Any, Any]
@@ -44,6 +46,8 @@ def reply(error: HeadwayError) -> Response[bytes]:
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **error.headers}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequests | Unavailable):
+        headers.setdefault("Retry-After", RETRY_AFTER)
     return Response(encode(problem(error)), status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -56,25 +60,42 @@ def _framework(request: AnyRequest, error: Exception) -> Response[bytes]:
     if not isinstance(error, HTTPException) or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _unexpected(request, error)
     ours = _BY_STATUS.get(error.status_code, Malformed)
+    # it takes them out of a set, in another order in each process
+    headers = {name: ", ".join(sorted(value.split(", "))) for name, value in (error.headers or {}).items()}
     if ours in {NotFound, MethodNotAllowed} and request.scope["path"].startswith("/api/"):
         # routing comes before guards, but a stranger does not learn which addresses there are
-        try:
-            bearer(request.app.state.settings, request)
-        except Unauthenticated as unauthenticated:
-            return reply(unauthenticated)
-    detail = error.detail if ours is Malformed else ""
-    return reply(ours(detail, headers=error.headers))
+        return _ForTheKnown(reply(ours(headers=headers)))
+    # without the framework's own words, which may repeat what the client sent
+    return reply(ours(headers=headers))
+
+
+class _ForTheKnown(Response[bytes]):
+    """The reply for whoever has a valid token, and 401 for others. A handler of errors may not wait, but this may."""
+
+    def __init__(self, known: Response[bytes]) -> None:
+        super().__init__(b"")
+        self._known = known
+
+    def to_asgi_response(self, app: Any, request: AnyRequest, **options: Any) -> Any:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            response = self._known
+            try:
+                await bearer(request)
+            except HeadwayError as error:
+                response = reply(error)
+            await response.to_asgi_response(app, request, **options)(scope, receive, send)
+
+        return answer
 
 
 def _database(request: AnyRequest, error: Exception) -> Response[bytes]:
     """PostgreSQL is away or restarting, or all connections are in use."""
-    log.warning("postgresql is not available", path=request.scope["path"], error=type(error).__name__)
-    return reply(Unavailable(headers={"Retry-After": RETRY_AFTER}))
+    log.warning("postgresql is not available", path=route(request.scope), error=type(error).__name__)
+    return reply(Unavailable())
 
 
 def _unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
-    # the path has no query, which may hold a ticket
-    log.error("unexpected error", method=request.scope["method"], path=request.scope["path"], exc_info=error)
+    log.error("unexpected error", method=request.scope["method"], path=route(request.scope), exc_info=error)
     return reply(HeadwayError())
 
 

@@ -11,6 +11,8 @@ import msgspec
 from msgspec import NODEFAULT, Struct, ValidationError
 
 from shared.errors import FieldError, Invalid
+from shared.kinds.mask import Mask
+from shared.kinds.secret import HIDDEN, is_secret, secret_values
 
 T = TypeVar("T")
 
@@ -20,9 +22,14 @@ MOST_ERRORS = 100
 DEEPEST = 64
 """Levels of nesting in free-form values. What is stored must be readable again, wherever the reader's stack stands."""
 
+LONGEST_KEY = 100
+"""Characters of a client's own field name that a path repeats."""
+
 _NAMES = {"int": "integer", "float": "number", "str": "string", "bool": "true or false"}
 _WHERE = re.compile(r" - at `\$(.*)`$", re.DOTALL)
 _TYPE = re.compile(r"`([^`]*)`")
+_REPEATS = re.compile(r"^Invalid (enum )?value |^Object contains unknown field ", re.DOTALL)
+"""What msgspec says that holds a part of the value."""
 
 
 def convert(value: Any, type_: type[T], *, path: str = "", strict: bool = True) -> T:
@@ -34,9 +41,14 @@ def convert(value: Any, type_: type[T], *, path: str = "", strict: bool = True) 
 
 
 def explain(error: ValidationError, value: Any, type_: Any, path: str, *, strict: bool = True) -> list[FieldError]:
-    """The wrong fields of a `value` that msgspec refused with `error`, which names the first only."""
+    """The wrong fields of a `value` that msgspec refused with `error`, which names the first only.
+
+    No message repeats a value; secrets are also taken out of what a type's own rules say.
+    """
     errors = list(islice(wrong_fields(value, type_, path, strict=strict), MOST_ERRORS + 1))
-    return errors or [_field_error(path, error)]  # a type's own rule across its fields shows in none of them
+    errors = errors or [_field_error(path, error)]  # a type's own rule across its fields shows in none of them
+    mask = Mask(secret_values(value, type_))
+    return [FieldError(error.path, mask(error.message)) for error in errors] if mask else errors
 
 
 def invalid(errors: list[FieldError]) -> Invalid:
@@ -47,15 +59,20 @@ def invalid(errors: list[FieldError]) -> Invalid:
 
 
 def wrong_fields(value: Any, type_: Any, path: str, *, strict: bool = True) -> Iterator[FieldError]:
-    """Everything that is wrong with `value`, one error a field."""
+    """Everything that is wrong with `value`, one error a field; of a secret only that it is wrong, not where in it."""
+    if is_secret(type_):
+        yield from (FieldError(path, error.message) for error in _wrong_leaf(value, type_, path, strict=strict))
+        return
     if inner := _looked_into(type_, value):
         if isinstance(inner, type) and issubclass(inner, Struct):
             yield from _wrong_in_struct(value, inner, path, strict=strict)
             return
         origin, arguments = get_origin(inner), get_args(inner)
         if origin is dict:
+            hidden = is_secret(arguments[0])
             for name, item in value.items():
-                yield from wrong_fields(item, arguments[1], join(path, name), strict=strict)
+                where = join(path, HIDDEN if hidden else name)
+                yield from wrong_fields(item, arguments[1], where, strict=strict)
         else:
             for number, item in enumerate(value):
                 yield from wrong_fields(item, arguments[0], f"{path}[{number}]", strict=strict)
@@ -85,6 +102,8 @@ def unstorable(value: Any, path: str, depth: int = 0) -> Iterator[FieldError]:
 
 
 def join(path: str, name: str) -> str:
+    if len(name) > LONGEST_KEY:
+        name = name[:LONGEST_KEY] + "…"
     return f"{path}.{name}" if path else name
 
 
@@ -117,6 +136,8 @@ def _field_error(path: str, error: ValidationError) -> FieldError:
         inner = where[1].removeprefix(".")
         path = f"{path}{inner}" if inner.startswith("[") or not path else f"{path}.{inner}"
         text = text[: where.start()]
+    if _REPEATS.match(text):
+        return FieldError(path, "is not one of the values expected here")
     text = _TYPE.sub(lambda name: " or ".join(_NAMES.get(part, part) for part in name[1].split(" | ")), text)
     return FieldError(path, text[:1].lower() + text[1:])
 
