@@ -8,7 +8,9 @@ import sys
 import typer
 
 from infra.cli.control import cancel, delete, pause, resume, retry
+from infra.cli.epoch import epoch
 from infra.cli.errors import CliError
+from infra.cli.history import logs, timeline
 from infra.cli.migrate import migrate
 from infra.cli.run import run
 from infra.cli.services import api, stream
@@ -29,8 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they would print local variables, and so tokens
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, api, worker, stream, migrate, token, submit, watch, pause, resume, cancel, retry, delete, smoke):
+for command in (
+    *(run, api, worker, stream, migrate, token, submit, watch, logs, timeline),
+    *(pause, resume, cancel, retry, delete, smoke),
+):
     app.command()(command)
+app.add_typer(epoch, name="epoch")
 
 
 def main() -> None:

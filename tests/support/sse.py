@@ -140,7 +140,7 @@ class Record:
         self.id = event_id
         assert self.version > version, "ids strictly increase"
         assert epoch in {"", self.epoch}, "only a reset leads to another epoch"
-        assert self.version == self.batch["version"]
+        assert self.version == self.batch["version"], "the id and the batch are of different versions"
         self._settle()
 
     def _settle(self) -> None:
@@ -174,7 +174,6 @@ class Stream:
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(_PATIENCE)
-        self._socket.connect((parts.hostname, parts.port))
         sent = {"Host": parts.netloc, "Accept": "text/event-stream"} | (headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -182,9 +181,14 @@ class Stream:
             sent["Last-Event-ID"] = self.record.id
         target = f"/api/batches/{batch_id}/stream" + (f"?{urlencode(query)}" if query else "")
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
-        self._socket.sendall("\r\n".join(lines).encode())
         self._raw = b""
-        head = self._until(b"\r\n\r\n").decode().split("\r\n")
+        try:
+            self._socket.connect((parts.hostname, parts.port))
+            self._socket.sendall("\r\n".join(lines).encode())
+            head = self._until(b"\r\n\r\n").decode().split("\r\n")
+        except OSError:
+            self._socket.close()
+            raise
         self.status = int(head[0].split()[1])
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
 
@@ -212,6 +216,11 @@ class Stream:
         event = self._events.pop(0)
         self.record.take(event)
         return event
+
+    def chunk(self, seconds: float = _PATIENCE) -> list[Event]:
+        """The events that the next chunk ends; not in the record yet. Raises TimeoutError, and OSError when cut off."""
+        self._socket.settimeout(seconds)
+        return list(self.parser.feed(self._chunk()))
 
     def until(self, wanted: Callable[[Event], Any] | str, seconds: float = _PATIENCE) -> list[Event]:
         """Events up to and with the first that is wanted, by name or otherwise."""

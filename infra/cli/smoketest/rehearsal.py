@@ -5,6 +5,7 @@ from typing import Any
 from infra.cli.api import Api
 from infra.cli.reading import Reading
 from infra.cli.smoketest.checks import Checks, expect, same
+from infra.cli.smoketest.control import check_control
 from infra.cli.smoketest.events import check_lines, check_monotone, check_order, check_snapshot
 from infra.cli.smoketest.recording import Recording, record
 from infra.cli.smoketest.refusals import check_refusals
@@ -48,6 +49,7 @@ def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing,
             check_lines(whole, len(_JOBS))
         _check_later(checks, api, batch, first, whole)
     check_refusals(checks, api, batch, other_token)
+    check_control(checks, api, timing.patience)
     if wait:
         check_waiting(checks, api, timing)
 

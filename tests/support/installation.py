@@ -1,0 +1,220 @@
+"""A whole installation of real processes, each of which may be killed or frozen, and comes back as what it was."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from msgspec import structs
+
+from infra.embedded.ports import free_port
+from infra.embedded.postgres import Postgres
+from infra.embedded.server import Server
+from infra.embedded.valkey import Valkey
+from infra.migrations.migrate import migrate
+from shared.database import make_engine
+from shared.settings import Settings
+from tests.support.batches import wait_for
+from tests.support.processes import environment
+from tests.support.streams import status
+
+_READY_SECONDS = 40
+_numbers = count(1)
+
+
+class Part:
+    """Something that runs: `start` and `kill` it as often as you like; `freeze` and `thaw` stop and continue it."""
+
+    def start(self) -> None:
+        """It is on its way; `await_ready` waits until it does its work."""
+        raise NotImplementedError
+
+    def await_ready(self) -> None:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """SIGKILL; it is gone afterwards."""
+        raise NotImplementedError
+
+    def pids(self) -> list[int]:
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        for pid in self.pids():
+            _signal(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self.pids():
+            _signal(pid, signal.SIGCONT)
+
+
+class Service(Part):
+    """One of ours. It does its work once it `answers`; `ready` is the file by which it says so, if it has one."""
+
+    def __init__(
+        self, settings: Settings, log: Path, *command: str, answers: Callable[[], bool], ready: Path | None = None
+    ) -> None:
+        self.log = log
+        """What it said, in all its lives."""
+        self._environment = environment(settings)
+        self._command = command
+        self._answers = answers
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._ready is not None:
+            self._ready.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._command], env=self._environment, stdout=log, stderr=log
+            )
+
+    def await_ready(self) -> None:
+        wait_for(lambda: not self.alive() or self._answers(), f"{self._command[0]} to answer", _READY_SECONDS)
+        assert self.alive(), self.log.read_text()[-2000:]
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def pids(self) -> list[int]:
+        return [self._process.pid] if self._process is not None and self._process.poll() is None else []
+
+
+class Store(Part):
+    """An embedded server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def start(self) -> None:
+        self.server.start()
+
+    def await_ready(self) -> None:
+        """It is ready once it has been started."""
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Asks it to end in one of its ways, and waits for it."""
+        os.kill(self.server.pid, how)
+        wait_for(lambda: not self.server.alive(), f"{self.server.name} to end", 30)
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def pids(self) -> list[int]:
+        """PostgreSQL's main process first: it makes no others while it is frozen."""
+        return [self.server.pid, *_children(self.server.pid)]
+
+
+class Installation:
+    """PostgreSQL, Valkey, two workers, two streams, and an api if wanted; `engine` is for the test."""
+
+    def __init__(
+        self, settings: Settings, directory: Path, postgres: Store | None, valkey: Store, *, with_api: bool
+    ) -> None:
+        self.settings = settings
+        self.engine = make_engine(settings.database_url, pool_size=5, application="test")
+        self._postgres = postgres
+        self.valkey = valkey
+        self._directory = directory
+        self.workers = [self._worker() for _ in range(2)]
+        self._api = self._web("services.api") if with_api else None
+        streams = [self._web("services.stream") for _ in range(2)]
+        self.streams = [service for service, _ in streams]
+        self.addresses = [address for _, address in streams]
+        """Of the streams."""
+
+    @property
+    def postgres(self) -> Store:
+        assert self._postgres is not None, "this installation shares its PostgreSQL with others"
+        return self._postgres
+
+    @property
+    def api(self) -> Service:
+        assert self._api is not None, "this installation has no api"
+        return self._api[0]
+
+    @property
+    def api_address(self) -> str:
+        assert self._api is not None, "this installation has no api"
+        return self._api[1]
+
+    @property
+    def services(self) -> list[Service]:
+        return [*([] if self._api is None else [self.api]), *self.streams, *self.workers]
+
+    def said(self) -> str:
+        """By all services together."""
+        return "".join(service.log.read_text() for service in self.services)
+
+    def _worker(self) -> Service:
+        number = next(_numbers)
+        ready = self._directory / f"ready-{number}"
+        command = ("services.worker", "--queue", "default", "--ready-file", str(ready))
+        log = self._directory / f"worker-{number}.log"
+
+        return Service(self.settings, log, *command, answers=ready.exists, ready=ready)
+
+    def _web(self, module: str) -> tuple[Service, str]:
+        port = free_port()
+        address = f"http://127.0.0.1:{port}"
+        settings = structs.replace(self.settings, port=port)
+        log = self._directory / f"{module}-{port}.log"
+        return Service(settings, log, module, answers=lambda: status(address, "/health/live") == 200), address
+
+
+@contextmanager
+def installed(
+    settings: Settings, directory: Path, *, own_postgres: bool = False, with_api: bool = False
+) -> Iterator[Installation]:
+    """It runs; killed in the end. Without a PostgreSQL of its own it uses that of the settings."""
+    with ExitStack() as stack:
+        valkey = Valkey(directory / "valkey")
+        stack.callback(valkey.stop)
+        valkey.start()
+        postgres = None
+        if own_postgres:
+            postgres = Postgres(directory / "postgres")
+            stack.callback(postgres.stop)
+            postgres.start()
+            migrate(postgres.url)
+            settings = structs.replace(settings, database_url=postgres.url)
+        settings = structs.replace(settings, redis_url=valkey.url)
+        store = None if postgres is None else Store(postgres)
+        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api)
+        stack.callback(whole.engine.dispose)
+        stack.callback(_end, whole)
+        for service in whole.services:
+            service.start()
+        for service in whole.services:
+            service.await_ready()
+        yield whole
+
+
+def _end(whole: Installation) -> None:
+    whole.valkey.thaw()
+    if whole._postgres is not None:
+        whole._postgres.thaw()
+    for service in whole.services:
+        service.kill()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
