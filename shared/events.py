@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from shared.event_ids import LONGEST_ID
 from shared.jobs import BatchStatus, Counts, JobStatus
 from shared.updates import Items, Level
 
@@ -112,6 +113,20 @@ class LogLines(Struct, rename="camel"):
     """The data of `log`."""
 
     batch_id: Id
+    lines: list[Line]
+    truncated: Truncated | None
+
+
+class Changes(Struct):
+    """What `changes` answers: all that a stream would have told since an id, in one piece."""
+
+    id: Annotated[str, Meta(max_length=LONGEST_ID)]
+    version: int
+    reset: bool
+    reason: ResetReason | None
+    done: bool
+    batch: Batch
+    jobs: list[Job]
     lines: list[Line]
     truncated: Truncated | None
 

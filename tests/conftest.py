@@ -20,6 +20,15 @@ from shared.settings import Settings
 _numbers = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-wire", action="store_true", help="write tests/wire/*.json anew, from what is sent now")
+
+
+@pytest.fixture
+def rewrite_wire(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--rewrite-wire"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_running() -> Iterator[None]:
     """Set up before every other fixture, so torn down after all of them: by then all that they started has ended."""

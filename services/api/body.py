@@ -1,6 +1,7 @@
 """Request bodies: read no further than they may be long, and refused for their type before that."""
 
 from collections.abc import AsyncIterator
+from math import isinf
 from typing import Any
 
 import msgspec
@@ -55,10 +56,24 @@ async def no_body(request: ApiRequest) -> None:
         convert(decode_json(body), NoFields)
 
 
+def _number(text: str) -> int | float:
+    """In JSON `5.0` is an integer, and people's programs write it so."""
+    value = float(text)
+    if isinf(value):
+        raise ValueError("number out of range")
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_EXACT = 2**53
+"""Below this each integer has a float of its own."""
+
+_decode = msgspec.json.Decoder(float_hook=_number).decode
+
+
 def decode_json(body: bytes) -> Any:
     """What the body says. Raises Malformed."""
     try:
-        return msgspec.json.decode(body)
+        return _decode(body)
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
     except msgspec.DecodeError as error:

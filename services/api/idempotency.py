@@ -1,6 +1,7 @@
 """`Idempotency-Key`: the same request sent twice makes one batch."""
 
 import hashlib
+import re
 from uuid import UUID
 
 import msgspec
@@ -18,6 +19,8 @@ HEADER = "Idempotency-Key"
 _LONGEST = 255
 """Characters. A key stands in an index, whose entries PostgreSQL limits."""
 
+FORM = re.compile(rf"^[!-~]([ -~]{{0,{_LONGEST - 2}}}[!-~])?$")
+
 
 class Key(Struct, frozen=True):
     owner: str
@@ -34,7 +37,7 @@ def read_key(request: ApiRequest, json: bytes) -> Key | None:
     if len(given) > 1:
         raise invalid([FieldError(HEADER, "is given twice")])
     text = given[0]
-    if not 0 < len(text) <= _LONGEST or not text.isascii() or not text.isprintable():
+    if not FORM.fullmatch(text):
         raise invalid([FieldError(HEADER, f"expected 1 to {_LONGEST} printable ASCII characters")])
     try:
         canonical = msgspec.json.encode(decode_json(json), order="sorted")

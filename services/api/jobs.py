@@ -12,6 +12,8 @@ from services.api.replies import JobDetail, detailed
 from services.api.resources import Shared
 from shared import queries
 from shared.errors import NotFound
+from shared.kinds import KINDS
+from shared.kinds.secret import redact
 from shared.rows import job_of
 from shared.web.parameters import NoParameters, read_query
 
@@ -31,7 +33,9 @@ def read_job(connection: Connection, owner: str, job_id: UUID) -> tuple[UUID, Jo
     if row is None:
         raise NotFound
     transitions = connection.execute(queries.JOB_TRANSITIONS, {"job_id": job_id}).all()
-    return row.batch_id, detailed(job_of(row), row.params, row.result, attempts_of(transitions))
+    kind = KINDS.get(row.kind)
+    params = redact(row.params, None if kind is None else kind.params)
+    return row.batch_id, detailed(job_of(row), params, row.result, attempts_of(transitions))
 
 
 ROUTES = Router("/jobs", route_handlers=[job])

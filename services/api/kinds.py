@@ -16,7 +16,7 @@ _ALL = [
 
 
 @get("/kinds", sync_to_thread=False)
-def kinds(request: ApiRequest) -> Page:
+def kinds(request: ApiRequest) -> Page[KindInfo]:
     """By name."""
     query = read_query(request, Paging)
     after = "" if query.cursor is None else decode_cursor(_PLACE, query.cursor, str)

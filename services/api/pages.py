@@ -17,7 +17,7 @@ ROOTS = (PAGES, Path(__file__).parents[2] / "clients" / "js")
 """Where `/static/…` is looked for, in this order."""
 
 # Anything else is not for browsers, and not served.
-_TYPES = {
+TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".ico": "image/x-icon",
@@ -30,30 +30,29 @@ _TYPES = {
     ".woff2": "font/woff2",
 }
 
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+
 _HEADERS = {
     "Cache-Control": "no-cache",  # that is: ask each time whether it has changed
-    "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 AnyRequest = Request[object, object, State]
-_METHODS = (HttpMethod.GET, HttpMethod.HEAD)
+METHODS = (HttpMethod.GET, HttpMethod.HEAD)
 
 
-@route("/", http_method=_METHODS, sync_to_thread=True)
+@route("/", http_method=METHODS, sync_to_thread=True)
 def home(request: AnyRequest) -> Response[bytes]:
     return _file(request, (PAGES,), "index.html")
 
 
-@route("/batches/{batch_id:uuid}", http_method=_METHODS, sync_to_thread=True)
+@route("/batches/{batch_id:uuid}", http_method=METHODS, sync_to_thread=True)
 def live_page(request: AnyRequest, batch_id: FromPath[UUID]) -> Response[bytes]:  # noqa: ARG001  # the page's script reads it
     return _file(request, (PAGES,), "batch.html")
 
 
-@route("/static/{path:path}", http_method=_METHODS, sync_to_thread=True)
+@route("/static/{path:path}", http_method=METHODS, sync_to_thread=True)
 def static(request: AnyRequest, path: FromPath[str]) -> Response[bytes]:
     return _file(request, ROOTS, str(path))
 
@@ -62,9 +61,13 @@ def _file(request: AnyRequest, roots: tuple[Path, ...], name: str) -> Response[b
     path = find(roots, name)
     if path is None:
         raise NotFound
-    content = path.read_bytes()
-    headers = {**_HEADERS, "ETag": f'"{sha256(content).hexdigest()[:32]}"'}
-    media_type = _TYPES[path.suffix]
+    return sent(request, path.read_bytes(), TYPES[path.suffix])
+
+
+def sent(request: AnyRequest, content: bytes, media_type: str, policy: str = POLICY) -> Response[bytes]:
+    """The content, or 304 to whoever has it; `policy` says what a page may load."""
+    etag = f'"{sha256(content).hexdigest()[:32]}"'
+    headers = {**_HEADERS, "Content-Security-Policy": policy, "ETag": etag}
     if _known(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(b"", status_code=HTTPStatus.NOT_MODIFIED, media_type=media_type, headers=headers)
     return Response(content, media_type=media_type, headers=headers)
@@ -82,6 +85,6 @@ def find(roots: tuple[Path, ...], name: str) -> Path | None:
             path = (root / name.lstrip("/")).resolve()
         except ValueError:  # a NUL character
             return None
-        if path.suffix in _TYPES and path.is_relative_to(root.resolve()) and path.is_file():
+        if path.suffix in TYPES and path.is_relative_to(root.resolve()) and path.is_file():
             return path
     return None

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from shared.events import Batch, Failure, Id, Job, Time
+from shared.jobs import BatchStatus
 
 
 class CreatedBatch(Batch):
@@ -23,6 +24,7 @@ class Attempt(Struct, rename="camel"):
 
 class JobDetail(Job):
     params: dict[str, Any]
+    """As they were given, but for secrets, in whose place stands `•••`."""
     result: Any
     attempts: list[Attempt]
 
@@ -48,6 +50,17 @@ class Upload(Struct, rename="camel"):
     size: int
     content_type: str
     expires_at: Time
+
+
+class Transition(Struct, rename={"job_id": "jobId", "old": "from", "new": "to"}):
+    """`job_id` null: of the batch itself. `from` null: it was created."""
+
+    at: Time
+    job_id: Id | None
+    old: BatchStatus | None
+    new: BatchStatus
+    attempt: int | None
+    reason: str
 
 
 def created(batch: Batch, stream_url: str, web_url: str) -> CreatedBatch:

@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from infra.cli.api import complaint
 from infra.cli.reading import Reading
 from infra.cli.sse import Event, Parser
 from infra.cli.words import end, job_words, line_words
+from shared.events import encode, sse
+from tests.support.wire import golden
 
 WIRE = json.loads((Path(__file__).parents[1] / "wire" / "stream.json").read_text())
+SCENES = golden("events.json")
+PROBLEMS = golden("problems.json")
 
 
 def log(*numbers: int) -> Event:
@@ -30,6 +36,47 @@ def test_a_delta_is_seen_when_it_is_whole(example: dict[str, Any]) -> None:
     assert list(change.jobs.values()) == example["given"]["jobs"]
     assert change.lines == example["given"]["lines"]
     assert (reading.batch, reading.id) == (example["given"]["batch"], example["given"]["id"])
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: str(scene["name"]))
+def test_what_the_server_sends_is_understood(scene: dict[str, Any]) -> None:
+    sent = [sse(event["event"], encode(event["data"]), event["id"]) for event in scene["events"]]
+    events = list(Parser().feed(b"".join(sent)))
+    assert [(event.name, event.id, event.data) for event in events] == [
+        (event["event"], event["id"], event["data"]) for event in scene["events"]
+    ]
+    reading = Reading()
+    changes = [change for event in events if (change := reading.take(event)) is not None]
+    told = [event for event in events if event.name in {"progress", "complete"}]
+    assert len(changes) == bool(told)  # each scene is one delta, or none
+    if told:
+        assert reading.id == events[-1].id
+        assert reading.batch | {"jobs": told[-1].data["jobs"]} == told[-1].data
+        assert reading.jobs == {job["id"]: job for event in told for job in event.data["jobs"]}
+        assert changes[0].lines == [line for event in events for line in event.data.get("lines", ())]
+        assert reading.complete == (events[-1].name == "complete")
+        assert all(job_words(job).isprintable() for job in reading.jobs.values())
+        assert all(line_words(line, reading.jobs).isprintable() for line in changes[0].lines)
+
+
+def test_batches_and_jobs_that_the_server_gives_have_words() -> None:
+    bodies = [reply["body"] for reply in golden("replies.json") if isinstance(reply["body"], dict)]
+    things = [thing for body in bodies for thing in (body["items"] if "nextCursor" in body else [body])]
+    batches = [thing for thing in things if "counts" in thing]
+    jobs = [thing for thing in things if "position" in thing]
+    assert len(batches) > 5
+    assert len(jobs) > 5
+    assert all(end(batch).replace("\n", "").isprintable() for batch in batches)
+    assert all(job_words(job).isprintable() for job in jobs)
+
+
+@pytest.mark.parametrize("code", PROBLEMS)
+def test_every_refusal_has_words(code: str) -> None:
+    problem = PROBLEMS[code]
+    request = httpx.Request("GET", "http://headway/api")
+    words = complaint(httpx.Response(problem["status"], json=problem["body"], request=request))
+    assert words.startswith(problem["body"]["detail"])
+    assert all(error["path"] in words and error["message"] in words for error in problem["body"].get("errors", ()))
 
 
 def test_what_a_cut_left_unfinished_is_forgotten_and_comes_again() -> None:
