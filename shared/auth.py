@@ -1,20 +1,28 @@
 """Tokens and tickets: who is asking, and what they may see. Nothing here may ever be logged."""
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import jwt
+from jwt import PyJWK
+from jwt.types import Options
 from msgspec import Struct
 
 from shared.errors import Unauthenticated
-from shared.settings import Settings
+from shared.keys import Keys
+from shared.settings import Settings, SettingsError
 
 TICKET_TTL = 24 * 3600
 """Seconds; never longer than the token that got it."""
 
 SCOPES = frozenset({"read", "write", "report", "admin"})
+
+NOT_BEFORE_LEEWAY = 30
+"""Seconds. The issuer's clock may be ahead of ours, and a token that has just been issued is good at once. There is no
+such leeway after `exp`: a token has ended when it says so, here as in the stream that it opened."""
 
 _TICKET_AUDIENCE = "headway-ticket"
 _ALGORITHM = "HS256"
@@ -42,16 +50,29 @@ class TicketClaims(Struct, frozen=True):
 
 
 def issue_token(settings: Settings, owner: str, *, ttl: float = 3600, scope: str | None = None) -> str:
-    """A user's token. `ttl` in seconds; `scope` as in the protocol, space-separated."""
+    """A user's token. `ttl` in seconds; `scope` as in the protocol, space-separated. SettingsError without a secret."""
     claims: dict[str, Any] = {"sub": owner, "iss": settings.issuer, "aud": settings.audience, "exp": time.time() + ttl}
     if scope is not None:
         claims["scope"] = scope
-    return jwt.encode(claims, settings.secret, algorithm=_ALGORITHM)
+    return jwt.encode(claims, _secret(settings), algorithm=_ALGORITHM)
 
 
-def verify_token(settings: Settings, token: str) -> Claims:
-    """Raises Unauthenticated, with a sentence that does not repeat the token."""
-    payload = _decode(token, settings.secret, settings.audience, settings.issuer, ["sub", "exp", "iss", "aud"])
+async def check_token(settings: Settings, keys: Keys | None, token: str) -> Claims:
+    """As `verify_token`, with the key that the token names; `keys` is None where there is a secret.
+
+    Raises Unavailable where that key is not known, and whoever knows cannot be asked.
+    """
+    if keys is None:
+        return verify_token(settings, token)
+    key_id = _key_id(settings, token)
+    return verify_token(settings, token, keys.known(key_id) or await keys.find(key_id))
+
+
+def verify_token(settings: Settings, token: str, key: PyJWK | None = None) -> Claims:
+    """Raises Unauthenticated, with a sentence that does not repeat the token. `key`: None for the secret."""
+    algorithm = _ALGORITHM if key is None else settings.jwks_algorithm
+    required = ["sub", "exp", "iss", "aud"]
+    payload = _decode(token, key or _secret(settings), algorithm, settings.audience, settings.issuer, required)
     scope = payload.get("scope")
     if scope is not None and not isinstance(scope, str):
         raise Unauthenticated("the token's scope is not a string")
@@ -67,25 +88,60 @@ def issue_ticket(settings: Settings, claims: Claims, batch_id: UUID) -> tuple[st
 
 def verify_ticket(settings: Settings, ticket: str) -> TicketClaims:
     """Raises Unauthenticated."""
-    payload = _decode(ticket, settings.ticket_key, _TICKET_AUDIENCE, None, ["sub", "exp", "aud", "batch"])
+    required = ["sub", "exp", "aud", "batch"]
+    try:
+        payload = _decode(ticket, settings.ticket_key, _ALGORITHM, _TICKET_AUDIENCE, None, required)
+    except Unauthenticated:
+        if settings.ticket_key_old is None:
+            raise
+        payload = _decode(ticket, settings.ticket_key_old, _ALGORITHM, _TICKET_AUDIENCE, None, required)
     try:
         return TicketClaims(payload["sub"], UUID(payload["batch"]), float(payload["exp"]))
     except (ValueError, AttributeError, TypeError):
         raise Unauthenticated("the ticket is not valid") from None
 
 
-def _decode(token: str, key: str, audience: str, issuer: str | None, required: list[str]) -> dict[str, Any]:
-    if len(token) > _LONGEST:
-        raise Unauthenticated("the token is too long")
+def _secret(settings: Settings) -> str:
+    if settings.secret is None:
+        raise SettingsError("HEADWAY_SECRET is not set: tokens are issued elsewhere")
+    return settings.secret
+
+
+def _key_id(settings: Settings, token: str) -> str | None:
+    """The name of the key that a token says it was signed with. Raises Unauthenticated for another algorithm's."""
+    _refuse_long(token)
     try:
-        payload: dict[str, Any] = jwt.decode(
-            token, key, algorithms=[_ALGORITHM], audience=audience, issuer=issuer, options={"require": required}
-        )
-    except jwt.ExpiredSignatureError:
-        raise Unauthenticated("the token has expired") from None
+        header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError:
         raise Unauthenticated("the token is not valid") from None
+    if header.get("alg") != settings.jwks_algorithm:
+        raise Unauthenticated(f"the token is not signed with {settings.jwks_algorithm}")
+    return header.get("kid")
+
+
+def _decode(
+    token: str, key: str | PyJWK, algorithm: str, audience: str, issuer: str | None, required: list[str]
+) -> dict[str, Any]:
+    _refuse_long(token)
+    # `iat` is not looked at: that a token was issued in our future means that a clock is wrong, and no more
+    options: Options = {"require": required, "verify_iat": False, "verify_nbf": False}
+    try:
+        payload: dict[str, Any] = jwt.decode(
+            token, key, algorithms=[algorithm], audience=audience, issuer=issuer, options=options
+        )
+        expires, starts = float(payload["exp"]), float(payload.get("nbf", 0))
+    except jwt.ExpiredSignatureError:
+        raise Unauthenticated("the token has expired") from None
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+        raise Unauthenticated("the token is not valid") from None
+    if not (math.isfinite(expires) and starts <= time.time() + NOT_BEFORE_LEEWAY):
+        raise Unauthenticated("the token is not valid yet")
     owner = payload["sub"]
     if not owner or len(owner) > _LONGEST_OWNER or not owner.isprintable():
         raise Unauthenticated("the token names no owner that could be stored")
     return payload
+
+
+def _refuse_long(token: str) -> None:
+    if len(token) > _LONGEST:
+        raise Unauthenticated("the token is too long")

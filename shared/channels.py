@@ -3,6 +3,7 @@
 | name | type | what |
 |---|---|---|
 | `headway:batch:{<id>}` | pub/sub | a `Frame` after each commit that changed the batch |
+| `headway:conn:{<sub>}` | hash | viewers of an owner: `<process>` → `<how many>:<until, in ms>`; expires by itself |
 | `headway:dramatiq:*` | Dramatiq's | work tickets, one queue for each queue of kinds |
 
 `HEADWAY_NAMESPACE` is put before each. Nothing here is a fact: the server may be emptied at any moment.
@@ -48,6 +49,11 @@ _decode_delta = msgspec.json.Decoder(Delta | None).decode
 
 def batch_channel(namespace: str, batch_id: UUID) -> str:
     return f"{namespace}headway:batch:{{{batch_id}}}"
+
+
+def viewers_key(namespace: str, owner: str) -> str:
+    """An owner is any printable text: as it is the last in the name, no two owners share one."""
+    return f"{namespace}headway:conn:{{{owner}}}"
 
 
 def broker_namespace(namespace: str) -> str:

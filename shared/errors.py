@@ -105,7 +105,7 @@ class Unavailable(HeadwayError):
 
 class DiskFull(HeadwayError):
     code, status, title = "disk_full", 507, "No space left to store this"
-    when = "no space for an upload"
+    when = "no space for an upload, or in the database"
 
 
 class Problem(Struct, omit_defaults=True):

@@ -13,6 +13,9 @@ _JOBS_BACK: dict[str, JobsFilter] = {short: name for name, short in _JOBS.items(
 _FORM = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-z]{1,11})-([acn])([0-9a-z]{1,2})")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
+LONGEST_ID = 32
+"""Characters."""
+
 LOGS_MAX = 1000
 """The most log lines that a reader may ask for first, and the most of one delta."""
 

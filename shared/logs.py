@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -59,7 +59,7 @@ def configure_logs(form: Literal["text", "json"], service: str, *, mask: Callabl
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stream(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -77,6 +77,14 @@ def configure_logs(form: Literal["text", "json"], service: str, *, mask: Callabl
     for ours in ("shared", "services", "infra"):
         logging.getLogger(ours).setLevel(logging.INFO)
     _catch_the_rest()
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """Is silent where nothing can be written, on a full disk say: to complain of it would be to write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in the standard library
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _catch_the_rest() -> None:

@@ -317,11 +317,11 @@ RELEASE = _query("""
 
 # -- leases -------------------------------------------------------------------------------------------------------
 
-# Those of my jobs that are still mine, with what was asked of them.
+# Those of my jobs that are still mine, with what was asked of them. The ids twice, as in UPDATE_JOBS.
 HELD = _query("""
     SELECT j.id, j.cancel_requested FROM jobs j
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS u (id, token) ON u.id = j.id
-    WHERE j.lease_token = u.token AND j.status = 'PROCESSING'
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = u.token AND j.status = 'PROCESSING'
 """)
 
 # A row that is locked is left out, so that this never waits for a change of its batch: its turn comes again soon.
@@ -330,7 +330,7 @@ RENEW = _query("""
     WHERE j.id IN (
         SELECT h.id FROM jobs h
         JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS u (id, token) ON u.id = h.id
-        WHERE h.lease_token = u.token AND h.status = 'PROCESSING'
+        WHERE h.id = ANY(CAST(:ids AS uuid[])) AND h.lease_token = u.token AND h.status = 'PROCESSING'
         FOR NO KEY UPDATE OF h SKIP LOCKED
     )
 """)
@@ -431,10 +431,11 @@ WATCHED_BATCH = _query(f"SELECT {_BATCH}, headway_epoch() AS epoch FROM batches 
 CHANGED_JOBS = _query(f"""
     SELECT {_JOB} FROM jobs j WHERE j.batch_id = :batch_id AND j.version > :since ORDER BY j.version, j.position
 """)
-# The newest :limit of the lines after :since, newest first.
+# The newest :limit of the lines after :since, newest first. Ordered by the batch as well, which counts only if that is
+# not given by `=`: it makes PostgreSQL follow the index from its end, however few lines it believes that there are.
 CHANGED_LINES = _query(f"""
-    SELECT {_LINE} FROM log_lines l WHERE l.batch_id = :batch_id AND l.version > :since
-    ORDER BY l.version DESC, l.at DESC, l.job_id DESC, l.n DESC LIMIT :limit
+    SELECT {_LINE} FROM log_lines l WHERE (l.batch_id, l.version) > (:batch_id, :since) AND l.batch_id <= :batch_id
+    ORDER BY l.batch_id DESC, l.version DESC, l.at DESC, l.job_id DESC, l.n DESC LIMIT :limit
 """)
 COUNT_LINES = _query("SELECT count(*) FROM log_lines l WHERE l.batch_id = :batch_id AND l.version > :since")
 

@@ -1,9 +1,11 @@
 """Every setting, read once from the environment. A wrong value stops the start with a sentence."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,6 +13,14 @@ from msgspec import Meta, Struct
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Key = Annotated[str, Meta(min_length=32)]
+
+# A host, which is in lower case and no international one as written, and perhaps a port.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[1-9]\d{0,4})?")
+_DEFAULT_PORT = re.compile(r"^http:.*:80$|^https:.*:443$")
+# No user and password, which would end up in logs.
+_KEYS_ADDRESS = re.compile(
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE
+)
 
 _UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
 
@@ -27,10 +37,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     namespace: str = ""
     """Put before every Redis name, for several installations on one server."""
 
-    secret: Key
-    """Signs and checks users' tokens (HS256)."""
+    secret: Key | None = None
+    """Signs and checks users' tokens (HS256), unless `jwks_url` is set: exactly one of the two."""
+    jwks_url: str = ""
+    """Where the public keys are by which users' tokens are checked; somebody else issues them."""
+    jwks_algorithm: Literal["RS256", "ES256", "EdDSA"] = "RS256"
+    """The only one that a token and its key may have."""
     ticket_key: Key
-    """Signs and checks stream tickets."""
+    """Signs and checks tickets."""
+    ticket_key_old: Key | None = None
+    """Still checks tickets, while the last that it signed are about."""
     issuer: str = "headway"
     audience: str = "headway"
 
@@ -38,6 +54,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     public_url: str = ""
     """What `streamUrl` and `webUrl` begin with; empty: they begin with a slash."""
+    origins: str = ""
+    """Other sites whose pages may use this one, with commas between: https://app.example.org,https://example.org"""
     log_format: Literal["text", "json"] = "text"
 
     uploads: Path = Path("uploads")
@@ -58,7 +76,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: Count = 8
     """Jobs that one worker process runs at once."""
     lease: Annotated[float, Meta(ge=1, le=3600)] = 15
-    """How long a worker that is not heard of keeps its jobs."""
+    """How long a worker that is not heard of keeps its jobs, and a stream process its viewers' places."""
     cancel_grace: Positive = 5
     """How long a handler may take to end after a cancel, a time limit or at shutdown."""
     drain_grace: Positive = 10
@@ -78,6 +96,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How often watched batches are asked after while Redis is away."""
     version_check: Positive = 10
     """How often they are asked after while it is there, to heal a lost last message."""
+    owner_viewers: Count = 10_000
+    """Streams that one owner may have open at once, in all processes together."""
 
     def __repr__(self) -> str:
         """Says nothing: half of the values are secrets, and this ends up in tracebacks."""
@@ -100,7 +120,53 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     known = {variable(field) for field in Settings.__struct_fields__} | _NOT_OURS
     if unknown := sorted(name for name in environment if name.startswith("HEADWAY_") and name not in known):
         raise SettingsError(f"{unknown[0]}: there is no such setting")
-    return Settings(**values)
+    settings = Settings(**values)
+    _check_servers(settings)
+    _check_keys(settings)
+    read_origins(settings)
+    return settings
+
+
+def _check_servers(settings: Settings) -> None:
+    """Here, in our own words: what a library says of an address that it cannot read repeats a part of it, and in its
+    middle stands a password.
+    """
+    for name, url, schemes in (
+        ("DATABASE_URL", settings.database_url, ("postgresql", "postgres")),
+        ("REDIS_URL", settings.redis_url, ("redis", "rediss", "unix")),
+    ):
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme.partition("+")[0] in schemes and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if not good:
+            form = f"{schemes[0]}://user:password@host:port/name"
+            raise SettingsError(f"{name}: expected {form}, with what is special in the password as %XX")
+
+
+def read_origins(settings: Settings) -> frozenset[bytes]:
+    """`origins`, each as browsers send it. Raises SettingsError."""
+    origins = [origin.strip() for origin in settings.origins.split(",") if origin.strip()]
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.search(origin):
+            raise SettingsError(
+                f"HEADWAY_ORIGINS: {origin} is not an origin as browsers send it: https://app.example.org or "
+                "http://localhost:3000, in lower case, without a path, and without the port that goes without saying"
+            )
+    return frozenset(origin.encode() for origin in origins)
+
+
+def _check_keys(settings: Settings) -> None:
+    if not settings.jwks_url:
+        if settings.secret is None:
+            raise SettingsError("HEADWAY_SECRET is not set, nor is HEADWAY_JWKS_URL: one of them is needed")
+        return
+    if settings.secret is not None:
+        raise SettingsError("HEADWAY_SECRET and HEADWAY_JWKS_URL are both set: tokens are checked by one of them")
+    address = _KEYS_ADDRESS.fullmatch(settings.jwks_url)
+    if address is None or not 0 < int(address["port"] or 443) < 2**16:
+        raise SettingsError("HEADWAY_JWKS_URL: expected an address like https://login.example.org/keys")
 
 
 def _path(kind: type, value: object) -> object:

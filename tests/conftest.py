@@ -1,7 +1,8 @@
 """Real servers for every test: one PostgreSQL and one Valkey per run, a cloned database and a namespace per test."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -72,12 +73,25 @@ def template(server_url: str) -> Iterator[str]:
     _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
 
 
+@pytest.fixture(scope="session")
+def clone(server_url: str, template: str) -> Callable[..., AbstractContextManager[str]]:
+    """A copy of the migrated database, or of another to whose URL nobody is connected; for a `with`."""
+
+    @contextmanager
+    def clone(of: str | None = None) -> Iterator[str]:
+        name = f"headway_test_{uuid4().hex[:12]}"
+        source = connect_url(of).database or "" if of else template
+        _administer(server_url, "CREATE DATABASE {} TEMPLATE {}", name, source)
+        yield _with_database(server_url, name)
+        _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+    return clone
+
+
 @pytest.fixture
-def database_url(server_url: str, template: str) -> Iterator[str]:
-    name = f"headway_test_{uuid4().hex[:12]}"
-    _administer(server_url, "CREATE DATABASE {} TEMPLATE {}", name, template)
-    yield _with_database(server_url, name)
-    _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+def database_url(clone: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    with clone() as url:
+        yield url
 
 
 @pytest.fixture

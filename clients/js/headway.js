@@ -9,7 +9,8 @@
  *       onComplete: (batch) => { console.log(batch.status, batch.summary); },
  *     });
  *
- * A lost connection is taken up again where it was cut, without a gap and without anything twice.
+ * A lost connection is taken up again where it was cut, without a gap and without anything twice. Where no events get
+ * through, because something in between holds them back, the same is asked for in replies that wait (`changes`).
  */
 
 import { BatchState } from "./state.js";
@@ -22,6 +23,16 @@ const EVENTS = ["progress", "log", "complete", "ping", "reset", "timeout", "erro
 const HEARTBEAT = 15_000;
 /** Heartbeats without a sound after which a connection counts as dead, whatever the browser thinks of it. */
 const SILENCE = 2.5;
+/** Milliseconds for the first event of a connection that begins with a snapshot: the server sends that at once. */
+const PATIENCE = 6000;
+/** Connections one after the other that stay silent from their beginning, until we ask instead. */
+const SILENT = 2;
+/** Questions one after the other that fail, until it is the stream's turn again. */
+const FAILED = 2;
+/** Seconds for which the server may hold a reply, and milliseconds that it may take beyond that. */
+const HOLD = { wait: 25, grace: 10_000 };
+/** Milliseconds from one question to the next at least: a busy batch is shown no faster than eyes are. */
+const PACE = 100;
 /** Milliseconds: the first wait of ours before another attempt, which doubles each time, and the longest. */
 const BACKOFF = { first: 1000, longest: 30_000 };
 
@@ -36,7 +47,7 @@ const BACKOFF = { first: 1000, longest: 30_000 };
  * - `onConnection({state, reason, retryIn})`: `connecting`, `live`, `reconnecting` (`retryIn` in milliseconds, when it is
  *   our wait), `offline`, `finished`, or `stopped` for good with a `reason`: `expired`, `denied`, `gone`, `refused`.
  * - `jobs` (all, changed, none) and `logs` (how many lines first), as the protocol has them; `maxLines` to keep.
- * - `heartbeat`: the server's, in milliseconds.
+ * - `heartbeat`: the server's, in milliseconds; `patience`: how many a new connection may stay silent.
  * - `environment`: what to use instead of the browser's own, for tests.
  */
 export function watch(options) {
@@ -57,12 +68,16 @@ class Watcher {
   #retry = null;
   #watchdog = null;
   #heard = 0;
+  /** Whether this connection has brought an event, and how many before it did not. */
+  #spoke = false;
+  #silent = 0;
+  #polling = null;
   #ended = false;
   #probe = null;
   #connection = { state: null };
 
   constructor(options) {
-    this.#options = { heartbeat: HEARTBEAT, base: "", ...options };
+    this.#options = { heartbeat: HEARTBEAT, patience: PATIENCE, base: "", ...options };
     this.#world = { ...browser(), ...options.environment };
     this.state = new BatchState({ maxLines: options.maxLines });
     this.#world.addEventListener?.("online", this.#hurry);
@@ -89,9 +104,13 @@ class Watcher {
     if (this.#ended || this.#source !== null) {
       return;
     }
+    if (this.#silent >= SILENT) {
+      this.#poll();
+      return;
+    }
     this.state.restart();
-    this.#opened = false;
-    const source = new this.#world.EventSource(this.#url());
+    this.#opened = this.#spoke = false;
+    const source = new this.#world.EventSource(this.#url("stream", { lastEventId: this.state.id || undefined }));
     this.#source = source;
     source.onopen = () => {
       // The browser may have connected anew by itself.
@@ -116,11 +135,13 @@ class Watcher {
     this.#listen();
   }
 
-  #url() {
+  /** `what`: `stream` or `changes`, which stand beside each other. */
+  #url(what, more) {
     const { url, base, batchId, jobs, logs } = this.#options;
-    const [path, query] = (url ?? `${base}/api/batches/${encodeURIComponent(batchId)}/stream`).split("?");
+    const [stream, query] = (url ?? `${base}/api/batches/${encodeURIComponent(batchId)}/stream`).split("?");
+    const path = stream.replace(/[^/]*$/, what);
     const parameters = new URLSearchParams(query);
-    const given = { ticket: this.#ticket, jobs, logs, lastEventId: this.state.id || undefined };
+    const given = { ticket: this.#ticket, jobs, logs, ...more };
     for (const [name, value] of Object.entries(given)) {
       if (value !== undefined && value !== null) {
         parameters.set(name, value);
@@ -131,6 +152,8 @@ class Watcher {
 
   #receive(name, event) {
     this.#heard = this.#world.now();
+    this.#spoke = true;
+    this.#silent = 0;
     let data;
     try {
       data = JSON.parse(event.data);
@@ -195,7 +218,8 @@ class Watcher {
     let status = 0;
     try {
       const headers = { Accept: "text/event-stream" };
-      ({ status } = await this.#world.fetch(this.#url(), { headers, signal: probe.signal, cache: "no-store" }));
+      const url = this.#url("stream", { lastEventId: this.state.id || undefined });
+      ({ status } = await this.#world.fetch(url, { headers, signal: probe.signal, cache: "no-store" }));
     } catch {
       // no answer
     }
@@ -205,6 +229,53 @@ class Watcher {
       return;
     }
     this.#probe = null;
+    this.#answered(status);
+  }
+
+  /**
+   * Asks for what has changed, again and again. The server holds each reply until there is something to say. Should
+   * that fail repeatedly it is the stream's turn; if that is silent once more, ours.
+   */
+  async #poll() {
+    const polling = new AbortController();
+    this.#polling = polling;
+    while (this.#polling === polling) {
+      const began = this.#world.now();
+      const timer = this.#world.setTimeout(() => polling.abort(), HOLD.wait * 1000 + HOLD.grace);
+      let status = 0;
+      let reply = null;
+      try {
+        const url = this.#url("changes", { since: this.state.id || 0, wait: HOLD.wait });
+        const response = await this.#world.fetch(url, { signal: polling.signal, cache: "no-store" });
+        ({ status } = response);
+        reply = status === 200 ? await response.json() : null;
+      } catch {
+        // no answer, or none that can be read
+      }
+      this.#world.clearTimeout(timer);
+      if (this.#polling !== polling) {
+        return;
+      }
+      if (reply === null) {
+        this.#polling = null;
+        if (this.#attempts >= FAILED) {
+          this.#silent = SILENT - 1;
+        }
+        this.#answered(status);
+        return;
+      }
+      this.#attempts = 0;
+      this.#say("live");
+      this.#show(this.state.takeReply(reply));
+      const rest = PACE - (this.#world.now() - began);
+      if (rest > 0 && this.#polling === polling) {
+        await new Promise((resolve) => this.#world.setTimeout(resolve, rest));
+      }
+    }
+  }
+
+  /** The server has said no more than this. */
+  #answered(status) {
     if (status === 204) {
       this.#finish();
     } else if (status === 401 && this.#forgetTicket() && this.#attempts === 0) {
@@ -252,16 +323,19 @@ class Watcher {
   #listen() {
     this.#world.clearTimeout(this.#watchdog);
     this.#heard = this.#world.now();
-    const patience = this.#options.heartbeat * SILENCE;
+    // Whoever resumes may have missed nothing: then the first sound is a ping.
+    const long = this.#options.heartbeat * SILENCE;
+    const patience = () => (this.#spoke || this.state.id ? long : Math.min(long, this.#options.patience));
     const look = () => {
-      const left = this.#heard + patience - this.#world.now();
+      const left = this.#heard + patience() - this.#world.now();
       if (left > 0) {
         this.#watchdog = this.#world.setTimeout(look, left);
       } else {
+        this.#silent += this.#spoke ? 0 : 1;
         this.#wait();
       }
     };
-    this.#watchdog = this.#world.setTimeout(look, patience);
+    this.#watchdog = this.#world.setTimeout(look, patience());
   }
 
   #renewable() {
@@ -296,6 +370,8 @@ class Watcher {
     this.#retry = null;
     this.#probe?.abort();
     this.#probe = null;
+    this.#polling?.abort();
+    this.#polling = null;
     this.#source?.close();
     this.#source = null;
   }

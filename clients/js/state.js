@@ -58,6 +58,18 @@ export class BatchState {
     return this.#apply(id);
   }
 
+  /** Takes a reply of `changes`, which is a delta or a snapshot in one piece. Returns what `take` returns. */
+  takeReply({ id, reset, reason, done, batch, jobs, lines, truncated }) {
+    this.restart();
+    if (reset) {
+      this.take("reset", { reason });
+    }
+    if (lines.length || truncated) {
+      this.take("log", { lines, truncated });
+    }
+    return this.take(done ? "complete" : "progress", { ...batch, jobs }, id);
+  }
+
   #wait(name, data) {
     this.#unfinished.push([name, data]);
     return null;

@@ -59,12 +59,25 @@ class Api:
 
     def jobs(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """All of them, by position."""
-        cursor: str | None = ""
-        while cursor is not None:
-            query = {"limit": "1000"} | ({"cursor": cursor} if cursor else {})
-            page = self._ask("GET", f"/api/batches/{batch_id}/jobs", params=query)
-            yield from page["items"]
-            cursor = page["nextCursor"]
+        return self._items(f"/api/batches/{batch_id}/jobs")
+
+    def timeline(self, batch_id: str) -> Iterator[dict[str, Any]]:
+        """What happened, oldest first."""
+        return self._items(f"/api/batches/{batch_id}/timeline")
+
+    def log(self, batch_id: str, query: Mapping[str, str]) -> Iterator[bytes]:
+        """All log lines that the query asks for, as text, in pieces."""
+        query = {"format": "text", **query}
+        try:
+            with self.client.stream(
+                "GET", f"/api/batches/{batch_id}/logs", params=query, headers=self.headers()
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    raise CliError(complaint(response))
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise CliError(f"{self.address} did not send all of it: {error}") from None
 
     def absolute(self, address: str) -> str:
         """An address that the server gave out, which may be relative to its own."""
@@ -72,6 +85,15 @@ class Api:
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token()}"}
+
+    def _items(self, path: str) -> Iterator[dict[str, Any]]:
+        """A whole list, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            query = {"limit": "1000"} | ({"cursor": cursor} if cursor else {})
+            page = self._ask("GET", path, params=query)
+            yield from page["items"]
+            cursor = page["nextCursor"]
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:

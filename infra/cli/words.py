@@ -45,6 +45,15 @@ def line_words(line: Json, jobs: dict[str, Json]) -> str:
     return plain(f"{at:%H:%M:%S} {line['level']:<7} {name}: {line['text']}")
 
 
+def step_words(step: Json, jobs: dict[str, Json]) -> str:
+    """One step of a batch's history; `jobs` by id."""
+    name = "the batch" if step["jobId"] is None else jobs[step["jobId"]]["name"]
+    attempt = f" at attempt {step['attempt']}" if step["attempt"] else ""
+    old = f"{STATES[step['from']]} → " if step["from"] else ""
+    at = datetime.fromisoformat(step["at"]).astimezone()
+    return plain(f"{at:%Y-%m-%d %H:%M:%S} {name}: {old}{STATES[step['to']]}{attempt} ({step['reason']})")
+
+
 def end(batch: Json) -> str:
     summary = f"\n{json.dumps(batch['summary'], indent=2, ensure_ascii=True)}" if batch["summary"] is not None else ""
     return f"{STATES[batch['status']]}: {counts_words(batch)}{summary}"

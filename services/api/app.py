@@ -11,20 +11,23 @@ from litestar.concurrency import sync_to_thread
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from services.api import batches, control, jobs, kinds, pages, tickets, uploads
+from services.api import batches, control, documentation, jobs, kinds, logs, pages, tickets, timeline, uploads
 from services.api.resources import THREADS, Resources, make_resources
 from shared import queries
 from shared.database import make_engine
+from shared.keys import make_keys
 from shared.settings import Settings
 from shared.uploads import prepare
 from shared.web.health import Part, health_routes
 from shared.web.identity import authenticate
+from shared.web.origins import admit_origins
 from shared.web.problems import EXCEPTION_HANDLERS
 
 
 def create_app(settings: Settings) -> Litestar:
     """Connects to nothing before the first request needs it; `/health/ready` says whether it can."""
     resources = make_resources(settings)
+    keys = make_keys(settings)
     # apart from the requests' connections: a busy process is not one that has lost its database
     engine = make_engine(settings.database_url, pool_size=1, application="headway api health")
 
@@ -33,10 +36,12 @@ def create_app(settings: Settings) -> Litestar:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="api"))
         await sync_to_thread(prepare, settings.uploads)
         yield
+        if keys is not None:
+            await keys.close()
         resources.close()
         engine.dispose()
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             Router(
                 "/api",
@@ -44,6 +49,8 @@ def create_app(settings: Settings) -> Litestar:
                     batches.ROUTES,
                     jobs.ROUTES,
                     control.ROUTES,
+                    logs.logs,
+                    timeline.timeline,
                     kinds.kinds,
                     tickets.ticket,
                     uploads.upload,
@@ -61,16 +68,18 @@ def create_app(settings: Settings) -> Litestar:
             pages.home,
             pages.live_page,
             pages.static,
+            *documentation.ROUTES,
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        state=State({"settings": settings, "resources": resources}),
+        state=State({"settings": settings, "token_keys": keys, "resources": resources}),
         openapi_config=None,
         logging_config=None,  # ours is set up once for the process
         request_max_body_size=None,  # services/api/body.py knows the limits
         debug=False,  # whatever the environment says: its error page shows everything
         pdb_on_exception=False,
     )
+    return admit_origins(app, settings)
 
 
 def _resources(state: State) -> Resources:

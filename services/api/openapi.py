@@ -39,6 +39,7 @@ _Errors = tuple[type[HeadwayError], ...]
 _ASKING: _Errors = (Unauthenticated, Forbidden, Invalid, Unavailable)
 _OF_ONE: _Errors = (*_ASKING, NotFound)
 _BODY: _Errors = (TooLarge, UnsupportedMediaType)
+_STORING: _Errors = (*_BODY, DiskFull)
 
 _TEXT = {"type": "string"}
 _FILE = Reply(304, "It is what `If-None-Match` says.", headers=("ETag",))
@@ -71,7 +72,7 @@ def _change(path: str, name: str, summary: str, reply: Any, *, tag: str) -> Oper
         summary,
         tag,
         (Reply(202, "It is done, or was so already; this is how things are now.", _json(reply)),),
-        (*_OF_ONE, *_BODY, Conflict),
+        (*_OF_ONE, *_STORING, Conflict),
         scope="write",
         query=NoParameters,
         body=_json(NoFields),
@@ -125,7 +126,7 @@ OPERATIONS: tuple[Operation, ...] = (
                 200, f"The batch that this `{HEADER}` made before, as it is now.", _json(CreatedBatch), ("Location",)
             ),
         ),
-        (*_ASKING, *_BODY, Conflict),
+        (*_ASKING, *_STORING, Conflict),
         scope="write",
         query=NoParameters,
         headers=(
@@ -194,7 +195,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Delete a finished batch",
         "Batches",
         (Reply(204, "It is gone, with its jobs, log lines and history."),),
-        (*_OF_ONE, *_BODY, Conflict),
+        (*_OF_ONE, *_STORING, Conflict),
         scope="write",
         query=NoParameters,
     ),
@@ -231,7 +232,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Upload a file",
         "Uploads",
         (Reply(201, "The file is kept; a job's `params` may refer to it.", _json(Upload)),),
-        (*_ASKING, *_BODY, DiskFull),
+        (*_ASKING, *_STORING),
         scope="write",
         query=NoParameters,
         body={

@@ -5,38 +5,34 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from litestar import HttpMethod, Litestar, Request, route
 from litestar.datastructures import State
 from litestar.params import FromPath
 from litestar.types import ASGIApp
-from msgspec import Meta, Struct
 
-from services.stream.frames import ErrorCode, error_event
+from services.stream.changes import ChangesReply, encode_changes
+from services.stream.frames import error_event
 from services.stream.history import History
 from services.stream.hub import Hub
-from services.stream.resume import Gone
 from services.stream.sse import EventStream, Limits, Refusal, accepts_events, headers_only, nothing_more
 from shared.database import make_async_engine
 from shared.errors import HeadwayError, TooManyRequests, Unavailable
-from shared.event_ids import LOGS_MAX, Filters, JobsFilter
+from shared.event_ids import Filters
+from shared.events import ErrorCode
+from shared.keys import make_keys
 from shared.settings import Settings
 from shared.web.health import Part, health_routes
 from shared.web.identity import Reader, reader
+from shared.web.origins import admit_origins
 from shared.web.parameters import read_query
-from shared.web.problems import EXCEPTION_HANDLERS, RETRY_AFTER
+from shared.web.problems import EXCEPTION_HANDLERS
+from shared.web.watching import ChangesQuery, StreamQuery
 
 _CONNECTIONS = 4
 """To PostgreSQL, for all viewers together: topics ask, and viewers do not."""
-
-
-class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
-    jobs: JobsFilter = "all"
-    logs: Annotated[int, Meta(ge=0, le=LOGS_MAX)] = LOGS_MAX
-    last_event_id: str = ""
-    ticket: str = ""
 
 
 def create_app(settings: Settings, *, jitter: Callable[[], float] = random.random) -> Litestar:
@@ -45,6 +41,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
     # apart from the topics' connections: a busy process is not one that has lost its database
     probe = make_async_engine(settings.database_url, pool_size=1, application="headway-stream-health")
     hub = Hub(settings, History(engine), jitter=jitter)
+    keys = make_keys(settings)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -53,6 +50,8 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             yield
         finally:
             await hub.stop()
+            if keys is not None:
+                await keys.close()
             await engine.dispose()
             await probe.dispose()
 
@@ -61,9 +60,9 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             raise ConnectionError
 
     parts = [Part("postgresql", History(probe).check), Part("redis", redis, needed=False)]
-    return Litestar(
-        [stream, health_routes(parts, draining=lambda: hub.draining)],
-        state=State({"settings": settings, "hub": hub, "jitter": jitter}),
+    app = Litestar(
+        [stream, changes, health_routes(parts, draining=lambda: hub.draining)],
+        state=State({"settings": settings, "token_keys": keys, "hub": hub, "jitter": jitter}),
         lifespan=[lifespan],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,
@@ -71,25 +70,35 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
         debug=False,
         pdb_on_exception=False,
     )
+    return admit_origins(app, settings)
 
 
 @route("/api/batches/{batch_id:uuid}/stream", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def stream(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> ASGIApp:
     state = request.app.state
     hub: Hub = state.hub
-    who = reader(state.settings, request, batch_id)
+    who = await reader(request, batch_id)
     query = read_query(request, StreamQuery)
     last_id = request.headers.get("last-event-id") or query.last_event_id
     try:
         viewer = await hub.join(batch_id, who.owner, Filters(query.jobs, query.logs), last_id)
-    except Gone:
-        return nothing_more
     except (TooManyRequests, Unavailable) as error:
         return _refuse(request, hub, error)
-    if request.method == HttpMethod.HEAD:
+    if viewer.has_everything or request.method == HttpMethod.HEAD:
         hub.leave(viewer)
-        return headers_only
+        return nothing_more if viewer.has_everything else headers_only
     return EventStream(viewer, _limits(state.settings, who, state.jitter()), hub.leave)
+
+
+@route("/api/batches/{batch_id:uuid}/changes", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def changes(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> ASGIApp:
+    hub: Hub = request.app.state.hub
+    who = await reader(request, batch_id)
+    query = read_query(request, ChangesQuery)
+    filters = Filters(query.jobs, query.logs)
+    last_id = "" if query.since == "0" else query.since
+    viewer = await hub.join(batch_id, who.owner, filters, last_id, encode_changes)
+    return ChangesReply(viewer, hub, wait=0 if request.method == HttpMethod.HEAD else query.wait)
 
 
 def _limits(settings: Settings, who: Reader, jitter: float) -> Limits:
@@ -103,7 +112,6 @@ def _limits(settings: Settings, who: Reader, jitter: float) -> Limits:
 
 def _refuse(request: Request[Any, Any, Any], hub: Hub, error: HeadwayError) -> Refusal:
     if not accepts_events(request.scope):
-        error.headers.setdefault("Retry-After", RETRY_AFTER)
         raise error
     code: ErrorCode = "overloaded"
     if isinstance(error, TooManyRequests):

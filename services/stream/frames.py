@@ -1,20 +1,27 @@
 """Encoding: what is told to viewers, as Server-Sent Events. Pure functions; tests/wire/stream.json shows every form."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
 from msgspec import Struct
 
-from shared.events import ResetReason, Truncated, encode, sse
+from shared.events import (
+    ErrorCode,
+    Ping,
+    Reset,
+    ResetReason,
+    StreamError,
+    Timeout,
+    TimeoutReason,
+    Truncated,
+    encode,
+    sse,
+)
 
 CHUNK = 64 * 1024
 """Bytes. No event that can be divided is longer, and nothing longer is handed to a transport at once."""
 
 _FRAME = 512
 """Bytes kept free in an event for what surrounds the jobs or lines in it."""
-
-ErrorCode = Literal["too_many_connections", "draining", "overloaded", "deleted", "internal"]
-TimeoutReason = Literal["lifetime", "token_expired"]
 
 
 class Story(Struct, frozen=True):
@@ -35,17 +42,11 @@ class Story(Struct, frozen=True):
     event_id: str
 
 
-class _Failed(Struct):
-    code: ErrorCode
-    message: str
-    retryable: bool
-
-
 def encode_story(story: Story) -> tuple[bytes, ...]:
     """The events in order, as chunks of at most CHUNK bytes; only the last event carries the id."""
     events = [*_log_events(story)]
     room = max(CHUNK - len(story.batch) - _FRAME, CHUNK // 4)
-    groups = list(_packed(story.jobs, room)) or [[]]
+    groups = list(packed(story.jobs, room)) or [[]]
     if not story.final:
         *early, last = groups
         events += [sse("progress", _with_jobs(story.batch, group)) for group in early]
@@ -55,28 +56,32 @@ def encode_story(story: Story) -> tuple[bytes, ...]:
         if story.whole or not fits:
             events += [sse("progress", _with_jobs(story.batch, group)) for group in groups]
         events.append(sse("complete", _with_jobs(story.batch, story.jobs if fits else ()), story.event_id))
-    return tuple(_chunks(events))
+    return tuple(chunked(events))
 
 
 def reset_event(reason: ResetReason, event_id: str) -> bytes:
-    return sse("reset", encode({"reason": reason}), event_id)
+    return sse("reset", encode(Reset(reason)), event_id)
 
 
 def ping_event(milliseconds: int) -> bytes:
-    return sse("ping", encode({"timestamp": milliseconds}))
+    return sse("ping", encode(Ping(milliseconds)))
 
 
 def timeout_event(reason: TimeoutReason) -> bytes:
-    return sse("timeout", encode({"reason": reason}))
+    return sse("timeout", encode(Timeout(reason)))
 
 
 def error_event(code: ErrorCode, message: str, *, retryable: bool) -> bytes:
-    return sse("error", encode(_Failed(code, message, retryable)))
+    return sse("error", encode(StreamError(code, message, retryable)))
+
+
+def truncation(story: Story) -> bytes:
+    return b"null" if not story.left_out else encode(Truncated(story.left_out, story.logs_url))
 
 
 def _log_events(story: Story) -> Iterator[bytes]:
-    truncated = b"null" if not story.left_out else encode(Truncated(story.left_out, story.logs_url))
-    groups = list(_packed(story.lines, CHUNK - _FRAME - len(truncated)))
+    truncated = truncation(story)
+    groups = list(packed(story.lines, CHUNK - _FRAME - len(truncated)))
     if not groups and story.left_out:
         groups = [[]]
     for group in groups:
@@ -90,7 +95,7 @@ def _with_jobs(batch: bytes, jobs: Sequence[bytes]) -> bytes:
     return b'%b,"jobs":[%b]}' % (batch[:-1], b",".join(jobs))
 
 
-def _packed(pieces: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+def packed(pieces: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     """Pieces in groups of at most `size` bytes, a separator counted for each; one that is longer stands alone."""
     group: list[bytes] = []
     used = 0
@@ -104,8 +109,9 @@ def _packed(pieces: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
         yield group
 
 
-def _chunks(events: Iterable[bytes]) -> Iterator[bytes]:
-    for group in _packed(events, CHUNK):
+def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes, in as few chunks of at most CHUNK as that takes."""
+    for group in packed(pieces, CHUNK):
         together = b"".join(group)
         for start in range(0, len(together), CHUNK):
             yield together[start : start + CHUNK]

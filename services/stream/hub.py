@@ -8,12 +8,13 @@ from uuid import UUID
 
 import structlog
 
-from services.stream.frames import error_event
+from services.stream.census import Census, Place
+from services.stream.frames import encode_story, error_event
 from services.stream.history import History
 from services.stream.keeper import PATIENCE, Keeper
 from services.stream.resume import starting_point
 from services.stream.source import Source
-from services.stream.topic import Topic
+from services.stream.topic import Encoder, Topic
 from services.stream.viewer import Viewer
 from shared.errors import NotFound, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -49,6 +50,7 @@ class Hub:
         self.history = history
         self.source = Source(settings, self._hear, self._look)
         self.draining = False
+        self._census = Census(settings)
         self._settings = settings
         self._jitter = jitter
         self._linger = linger
@@ -60,6 +62,7 @@ class Hub:
 
     def start(self) -> None:
         self.source.start()
+        self._census.start()
 
     async def stop(self) -> None:
         for closing in self._closings.values():
@@ -69,39 +72,59 @@ class Hub:
         for keeper in list(self._keepers.values()):
             await keeper.close()
         await self.source.stop()
+        await self._census.stop()
 
-    async def join(self, batch_id: UUID, owner: str, filters: Filters, last_id: str) -> Viewer:
+    async def join(
+        self, batch_id: UUID, owner: str, filters: Filters, last_id: str, encode: Encoder = encode_story
+    ) -> Viewer:
         """A new viewer, to be given back by `leave`. `last_id`: the event id that it has, or empty.
 
-        Raises NotFound, Gone, TooManyRequests, and Unavailable when draining or when PostgreSQL does not answer.
+        Raises NotFound, TooManyRequests, and Unavailable when draining or when PostgreSQL does not answer.
         """
         if self.draining:
             raise Unavailable("This process is leaving.")
         if len(self._viewers) >= VIEWERS_MAX:
             raise TooManyRequests
-        keeper = await self._open(batch_id, owner)
-        topic = keeper.topic
-        viewer = Viewer(topic, filters)
-        self._enter(viewer)
+        place = await self._census.enter(owner)
+        try:
+            keeper = await self._open(batch_id, owner)
+        except BaseException:
+            self._census.leave(place)
+            raise
+        viewer = Viewer(keeper.topic, filters, encode)
+        self._enter(viewer, place)
         try:
             viewer.begin(await starting_point(keeper, self.history, filters, last_id))
         except BaseException:
             self.leave(viewer)
             raise
+        if place.refused:  # Redis said so while we read
+            self.leave(viewer)
+            raise TooManyRequests
         if self.draining:  # it may have come too late to be sent away with the others
-            viewer.dismiss(self.farewell())
+            viewer.dismiss("draining", self.farewell())
         return viewer
+
+    async def refresh(self, viewer: Viewer) -> None:
+        """Whatever is committed by now is known afterwards. Raises NotFound and Unavailable."""
+        if keeper := self._keepers.get(viewer.topic.id):
+            await keeper.refresh()
 
     def leave(self, viewer: Viewer) -> None:
         topic = viewer.topic
         self._viewers.discard(viewer)
         topic.viewers.discard(viewer)
+        if viewer.place is not None:
+            self._census.leave(viewer.place)
         keeper = self._keepers.get(topic.id)
         if not topic.viewers and keeper is not None and keeper.topic is topic:
             self._close_later(topic.id)
 
     def farewell(self) -> bytes:
         return self.retry() + error_event("draining", "This server is leaving; connect again.", retryable=True)
+
+    def too_many(self) -> bytes:
+        return self.retry() + error_event("too_many_connections", TooManyRequests.title, retryable=True)
 
     def retry(self) -> bytes:
         """When those who are sent away shall come back."""
@@ -115,7 +138,7 @@ class Hub:
         log.info("draining", viewers=len(self._viewers))
         until = loop.time() + linger
         for number, viewer in enumerate(tuple(self._viewers), start=1):
-            viewer.dismiss(self.farewell())
+            viewer.dismiss("draining", self.farewell())
             if number % _PACE == 0:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(until - loop.time())
@@ -156,8 +179,11 @@ class Hub:
             self._openings.pop(batch_id, None)
         self._close_later(batch_id)  # unless somebody is still there to enter
 
-    def _enter(self, viewer: Viewer) -> None:
+    def _enter(self, viewer: Viewer, place: Place) -> None:
         topic = viewer.topic
+        viewer.place = place
+        if not place.counted:
+            place.on_refused = lambda: viewer.dismiss("too_many_connections", self.too_many())
         self._viewers.add(viewer)
         topic.viewers.add(viewer)
         if closing := self._closings.pop(topic.id, None):

@@ -131,7 +131,7 @@ class Keeper:
         if advance is None:
             self._gone = True
             for viewer in tuple(topic.viewers):
-                viewer.dismiss(error_event("deleted", "The batch was deleted.", retryable=False))
+                viewer.dismiss("deleted", error_event("deleted", "The batch was deleted.", retryable=False))
             self._vanished(topic.id)
             return
         before = topic.version

@@ -7,12 +7,8 @@ from shared.event_ids import Filters, batch_check, parse_event_id
 from shared.events import ResetReason
 
 
-class Gone(Exception):
-    """The reader has all of a finished batch: nothing will ever follow."""
-
-
 async def starting_point(keeper: Keeper, history: History, filters: Filters, last_id: str) -> Position | ResetReason:
-    """`last_id` may be empty. Raises Gone, NotFound and Unavailable."""
+    """`last_id` may be empty. Raises NotFound and Unavailable."""
     topic = keeper.topic
     if not last_id:
         return Position()
@@ -33,6 +29,4 @@ async def starting_point(keeper: Keeper, history: History, filters: Filters, las
         return "filters"
     if event_id.version > topic.version:
         return "ahead"
-    if topic.final and event_id.version == topic.version:
-        raise Gone
     return Position(event_id.version, line_count)

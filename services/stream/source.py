@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.stream.tasks import end
 from shared.channels import batch_channel
 from shared.settings import Settings
 
@@ -62,9 +63,7 @@ class Source:
         self._tasks = [loop.create_task(self._stay_connected()), loop.create_task(self._keep_looking())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self._client.aclose()
 
     async def watch(self, batch_id: UUID) -> None:

@@ -8,9 +8,10 @@ from http import HTTPStatus
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
-from services.stream.frames import TimeoutReason, ping_event, timeout_event
+from services.stream.frames import ping_event, timeout_event
 from services.stream.viewer import Viewer
-from shared.events import sse_retry
+from shared.events import TimeoutReason, sse_retry
+from shared.web.departure import departed
 
 RETRY = 2000
 """Milliseconds after which an EventSource that was cut off connects again."""
@@ -45,7 +46,7 @@ class EventStream:
         changed = asyncio.Event()
         viewer.on_change = changed.set
         # a closed connection shows here, not as an error of `send`
-        gone = asyncio.get_running_loop().create_task(_disconnect(receive))
+        gone = asyncio.get_running_loop().create_task(departed(receive))
         gone.add_done_callback(lambda _: changed.set())
         try:
             await _start(send)
@@ -109,11 +110,6 @@ def accepts_events(scope: HTTPScope) -> bool:
     accept = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
     wanted = {part.partition(b";")[0].strip() for part in accept.split(b",")}
     return not accept or not wanted.isdisjoint({b"text/event-stream", b"text/*", b"*/*"})
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _start(send: Send) -> None:

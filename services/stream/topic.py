@@ -1,5 +1,6 @@
 """A topic: the latest state of one watched batch, and every delta of it encoded once, however many people watch."""
 
+from collections.abc import Callable
 from itertools import takewhile
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,7 +12,8 @@ from services.stream.advance import Advance, Part
 from services.stream.frames import Story, encode_story
 from services.stream.tail import Tail
 from shared.event_ids import EventId, Filters, batch_check
-from shared.events import Batch, ResetReason, encode
+from shared.events import Batch, ResetReason
+from shared.events import encode as encode_json
 from shared.jobs import FINAL_BATCH
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ _CACHED = 16
 """Deltas to the present version: readers that reconnect come from many versions, those that stay from one."""
 
 
+Encoder = Callable[[Story], tuple[bytes, ...]]
+"""The form in which a story goes out; chunks of at most frames.CHUNK bytes."""
+
+
 class Position(Struct, frozen=True):
     """How far somebody has read: a version (0: nothing yet), and how many log lines the batch had then."""
 
@@ -36,11 +42,12 @@ class Delivery(Struct, frozen=True, eq=False, weakref=True):
     """One delta or snapshot as it goes out, shared by all who need just this one."""
 
     filters: Filters
+    encode: Encoder
     position: Position
     """Where its reader is afterwards."""
     chunks: tuple[bytes, ...]
     final: bool
-    """It ends with `complete`."""
+    """The batch is finished by then."""
 
 
 class Topic:
@@ -81,7 +88,7 @@ class Topic:
         self._tail.extend([line for line in advance.lines if line.version > self.version], advance.line_count)
         self.batch = advance.batch
         self.version = advance.batch.version
-        self._encoded = encode(advance.batch)
+        self._encoded = encode_json(advance.batch)
         self._deliveries.clear()
 
     def notify(self) -> None:
@@ -96,16 +103,16 @@ class Topic:
         """None if only PostgreSQL knows."""
         return self._tail.count_at(version)
 
-    def delivery(self, since: Position, filters: Filters) -> Delivery:
-        """What leads from `since`, which is behind, to the present (a snapshot: perhaps to a moment ago)."""
-        key = (since.version, filters)
+    def delivery(self, since: Position, filters: Filters, encode: Encoder = encode_story) -> Delivery:
+        """What leads from `since` to the present (a snapshot: perhaps to a moment ago)."""
+        key = (since.version, filters, encode)
         found = self._deliveries.get(key)
         if found is None and not since.version:
-            held = [snapshot for snapshot in self._snapshots if snapshot.filters == filters]
+            held = [one for one in self._snapshots if one.filters == filters and one.encode is encode]
             if len(held) >= SNAPSHOTS:
                 return max(held, key=lambda snapshot: snapshot.position.version)
         if found is None:
-            found = self._encode(since, filters)
+            found = self._encode(since, filters, encode)
             if len(self._deliveries) >= _CACHED:
                 self._deliveries.pop(next(iter(self._deliveries)))
             self._deliveries[key] = found
@@ -113,11 +120,11 @@ class Topic:
                 self._snapshots.add(found)
         return found
 
-    def _encode(self, since: Position, filters: Filters) -> Delivery:
+    def _encode(self, since: Position, filters: Filters, encode: Encoder) -> Delivery:
         whole = not since.version
         fresh = self._tail.count - since.line_count if filters.logs else 0
         lines = self._tail.last(min(fresh, filters.logs) if whole else fresh)
-        chunks = encode_story(
+        chunks = encode(
             Story(
                 batch_id=str(self.id),
                 batch=self._encoded,
@@ -130,7 +137,7 @@ class Topic:
                 event_id=self.event_id(self.version, filters),
             )
         )
-        return Delivery(filters, Position(self.version, self._tail.count), chunks, self.final)
+        return Delivery(filters, encode, Position(self.version, self._tail.count), chunks, self.final)
 
     def _jobs_since(self, version: int, filters: Filters) -> list[bytes]:
         if filters.jobs == "none":
@@ -145,5 +152,5 @@ class Topic:
         self._jobs: dict[str, Part] = {}
         self._tail = Tail()
         self._encoded = b""
-        self._deliveries: dict[tuple[int, Filters], Delivery] = {}
+        self._deliveries: dict[tuple[int, Filters, Encoder], Delivery] = {}
         self._snapshots: WeakSet[Delivery] = WeakSet()

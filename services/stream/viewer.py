@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from services.stream.frames import reset_event
-from services.stream.topic import Delivery, Position, Topic
+from services.stream.census import Place
+from services.stream.frames import encode_story, reset_event
+from services.stream.topic import Delivery, Encoder, Position, Topic
 from shared.event_ids import Filters
-from shared.events import ResetReason
+from shared.events import ErrorCode, ResetReason
 
 
 class Viewer:
@@ -14,15 +15,33 @@ class Viewer:
     A viewer that cannot write is left alone: the next pull takes one delta from where it is to the present.
     """
 
-    __slots__ = ("_chunk", "_delivery", "_farewell", "_reason", "filters", "on_change", "over", "position", "topic")
+    __slots__ = (
+        "_chunk",
+        "_delivery",
+        "_encode",
+        "_farewell",
+        "_reason",
+        "dismissed",
+        "filters",
+        "on_change",
+        "over",
+        "place",
+        "position",
+        "topic",
+    )
 
-    def __init__(self, topic: Topic, filters: Filters) -> None:
+    def __init__(self, topic: Topic, filters: Filters, encode: Encoder = encode_story) -> None:
         self.topic = topic
         self.filters = filters
         self.position = Position()
         self.on_change: Callable[[], None] = _nobody_listens
         self.over = False
         """Nothing more will come: the connection may end."""
+        self.place: Place | None = None
+        """Where it is counted."""
+        self.dismissed: ErrorCode | None = None
+        """Why it is to end, if somebody wants that."""
+        self._encode = encode
         self._reason: ResetReason | None = None
         self._farewell: bytes | None = None
         self._delivery: Delivery | None = None
@@ -32,6 +51,26 @@ class Viewer:
     def between(self) -> bool:
         """Whether it is between two deltas, where other events may go in."""
         return self._delivery is None
+
+    @property
+    def has_everything(self) -> bool:
+        """The batch is finished, and its reader knows: nothing will follow unless it is reopened."""
+        return self.topic.final and self.position.version == self.topic.version
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to tell, or an end."""
+        behind = self.position.version < self.topic.version
+        return behind or self._reason is not None or self.dismissed is not None
+
+    def take(self) -> tuple[ResetReason | None, Delivery]:
+        """All that there is, for a reader that is told in one piece; and why it must forget what it has, if so."""
+        reason, self._reason = self._reason, None
+        if reason is not None:
+            self.position = Position()
+        delivery = self.topic.delivery(self.position, self.filters, self._encode)
+        self.position = delivery.position
+        return reason, delivery
 
     def pull(self) -> bytes | None:
         """The next bytes to send, at most frames.CHUNK; None when there are none at present."""
@@ -45,7 +84,7 @@ class Viewer:
                 return self._forget(self._reason)
             if self.position.version >= self.topic.version:
                 return None
-            self._delivery = self.topic.delivery(self.position, self.filters)
+            self._delivery = self.topic.delivery(self.position, self.filters, self._encode)
             self.position = self._delivery.position
             self._chunk = 0
         chunk = self._delivery.chunks[self._chunk]
@@ -64,8 +103,9 @@ class Viewer:
         """What it was sent counts for nothing now: it is told so once what it is being sent is through."""
         self._reason = reason
 
-    def dismiss(self, farewell: bytes) -> None:
+    def dismiss(self, why: ErrorCode, farewell: bytes) -> None:
         """These are the last events, after what it is being sent."""
+        self.dismissed = why
         self._farewell = farewell
         self.on_change()
 

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from threading import Event, Thread
 from typing import Any
@@ -52,6 +53,9 @@ class Sweeper:
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._lease = timedelta(seconds=settings.lease)
+        # between two rounds: longer, and leases that are being renewed might have run out meanwhile
+        self._gap = max(timedelta(seconds=3 * _PERIOD), self._lease / 2)
         self._engine = engine
         self._broker = broker
         self._publisher = publisher
@@ -59,7 +63,9 @@ class Sweeper:
         self._kinds = kinds
         self._queues = sorted({kind.queue for kind in kinds.values()})
         self._jitter = jitter
-        self._connected_at: float | None = None
+        self._seen: datetime | None = None
+        """What the server's clock showed in the last round."""
+        self._steady_since = datetime.min.replace(tzinfo=UTC)
         self._housekeeping = Housekeeping(engine, publisher, settings)
         self._housekeeping_at = 0.0
         self._stopping = Event()
@@ -77,7 +83,7 @@ class Sweeper:
             try:
                 self.sweep()
             except SQLAlchemyError as error:
-                self._connected_at = None
+                self._seen = None
                 log.warning("postgresql is away, not sweeping", error=type(error).__name__)
             except Exception:  # a bug in one round must not end all of them
                 log.exception("the sweeper failed")
@@ -85,27 +91,33 @@ class Sweeper:
     def sweep(self) -> None:
         """One round, unless another process is at it."""
         with self._engine.connect() as guard, guard.begin():
+            now, up_since = guard.execute(queries.CLOCK).one()
+            may_expire = self._may_expire(now, up_since)
             if not guard.execute(queries.TRY_LOCK, {"lock": _LOCK}).scalar_one():
                 return
-            if self._may_expire(guard):
-                self._expire()
+            if may_expire:
+                self._expire(now)
             self._send_tickets(guard)
             if time.monotonic() >= self._housekeeping_at:
                 more = self._housekeeping.round()
                 self._housekeeping_at = 0.0 if more else time.monotonic() + _HOUSEKEEPING
 
-    def _may_expire(self, connection: Connection) -> bool:
-        """After an outage workers first get a full lease to renew theirs: it must not re-run everything."""
-        now = time.monotonic()
-        if self._connected_at is None:
-            self._connected_at = now
-        uptime = float(connection.execute(queries.UPTIME).scalar_one())
-        return min(now - self._connected_at, uptime) > self._settings.lease
+    def _may_expire(self, now: datetime, up_since: datetime) -> bool:
+        """After an outage workers first get a full lease to renew theirs: it must not re-run everything.
 
-    def _expire(self) -> None:
+        A server, a machine or a process that stood still and a clock that was set are outages that only this shows.
+        """
+        steady = self._seen is not None and timedelta(0) <= now - self._seen < self._gap
+        if not steady:
+            self._steady_since = now
+        self._seen = now
+        return now - max(self._steady_since, up_since) > self._lease
+
+    def _expire(self, now: datetime) -> None:
+        """`now`: when the round began, for the server may stand still in the middle of it, too."""
         with self._engine.begin() as connection:
             connection.execute(queries.RELEASE_EXPIRED)
-            rows = connection.execute(queries.EXPIRED, {"jobs": _MANY}).all()
+            rows = connection.execute(queries.EXPIRED, {"jobs": _MANY, "now": now}).all()
         for batch_id, jobs in groupby(rows, key=lambda row: row.batch_id):
             updates, lines = [], []
             for job in jobs:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from typing import Literal
 
 import structlog
 from litestar import Response, Router, get
@@ -10,6 +11,8 @@ from msgspec import Struct
 
 PATIENCE = 2.0
 """Seconds after which a part that does not answer counts as away: probes do not wait long either."""
+
+State = Literal["ok", "away"]
 
 log = structlog.get_logger(__name__)
 
@@ -22,24 +25,38 @@ class Part(Struct, frozen=True):
     needed: bool = True
 
 
+class Liveness(Struct, frozen=True):
+    status: Literal["live"] = "live"
+
+
+class Readiness(Struct, frozen=True):
+    """What each part is, beside what follows from it."""
+
+    status: Literal["ready", "not_ready", "draining"]
+    postgresql: State
+    redis: State
+
+
 def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambda: False) -> Router:
-    """`{"status": "ready" | "not_ready" | "draining", <part>: "ok" | "away", …}`, 503 unless ready."""
+    """`parts` are those of Readiness. 503 unless ready."""
 
     @get("/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    async def live() -> Liveness:
+        return Liveness()
 
     @get("/ready")
-    async def ready() -> Response[dict[str, str]]:
+    async def ready() -> Response[Readiness]:
         answers = await asyncio.gather(*map(_answers, parts))
-        states = {part.name: "ok" if answer else "away" for part, answer in zip(parts, answers, strict=True)}
-        status = "ready"
+        states: dict[str, State] = {
+            part.name: "ok" if answer else "away" for part, answer in zip(parts, answers, strict=True)
+        }
+        status: Literal["ready", "not_ready", "draining"] = "ready"
         if not all(answer or not part.needed for part, answer in zip(parts, answers, strict=True)):
             status = "not_ready"
         if draining():
             status = "draining"
         return Response(
-            {"status": status, **states},
+            Readiness(status, **states),
             status_code=HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE,
         )
 

@@ -8,7 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from msgspec import Struct
 
-from shared.auth import Claims, verify_ticket, verify_token
+from shared.auth import Claims, check_token, verify_ticket
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.settings import Settings
 
@@ -25,39 +25,50 @@ class Reader(Struct, frozen=True):
     by_ticket: bool
 
 
-def bearer(settings: Settings, connection: Connection) -> Claims:
-    """Raises Unauthenticated."""
+async def bearer(connection: Connection) -> Claims:
+    """Whose token it is; the application's state must hold `settings` and `token_keys`.
+
+    Raises Unauthenticated, and Unavailable when the keys of tokens cannot be reached.
+    """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("expected a header Authorization: Bearer <token>")
-    return verify_token(settings, token.strip())
+    state = connection.app.state
+    return await check_token(state.settings, state.token_keys, token.strip())
 
 
-def authenticate(connection: Connection, handler: BaseRouteHandler) -> None:
+async def authenticate(connection: Connection, handler: BaseRouteHandler) -> None:
     """A guard: comes before parameters and body are looked at. Puts the Claims into `request.auth`.
 
-    Raises Unauthenticated, and Forbidden when the token lacks the scope that the method needs, or the one that the
-    handler names by `scope_needed=…` instead.
+    A handler names the scope that it needs by `scope_needed=…`, if it is not the one that its method needs. With
+    `ticket_opens=True` a ticket of the batch in its address (`batch_id`) will do in place of a token.
+
+    Raises Unauthenticated, Forbidden when the token lacks the scope, NotFound for another batch's ticket, Unavailable.
     """
-    claims = bearer(connection.app.state.settings, connection)
-    reading = connection.scope["method"] in _READING  # type: ignore[typeddict-item]
-    _demand(claims, handler.opt.get("scope_needed", "read" if reading else "write"))
+    if handler.opt.get("ticket_opens"):
+        reading = await reader(connection, connection.path_params["batch_id"])
+        claims = Claims(reading.owner, frozenset({"read"}), reading.expires)
+    else:
+        claims = await bearer(connection)
+        method = connection.scope["method"]  # type: ignore[typeddict-item]
+        _demand(claims, handler.opt.get("scope_needed", "read" if method in _READING else "write"))
     connection.scope["auth"] = claims
     connection.scope["user"] = claims.owner
 
 
-def reader(settings: Settings, connection: Connection, batch_id: UUID) -> Reader:
+async def reader(connection: Connection, batch_id: UUID) -> Reader:
     """Whoever may read this batch, by token or by ticket; whether it exists and is theirs, PostgreSQL knows.
 
-    Raises Unauthenticated, Forbidden, and NotFound for a ticket of another batch.
+    Raises Unauthenticated, Forbidden, NotFound for a ticket of another batch, and Unavailable.
     """
     ticket = parse_qs(connection.scope["query_string"].decode("latin-1")).get("ticket")
     if ticket and "authorization" not in connection.headers:
+        settings: Settings = connection.app.state.settings
         claims = verify_ticket(settings, ticket[0])
         if claims.batch_id != batch_id:
             raise NotFound
         return Reader(claims.owner, claims.expires, by_ticket=True)
-    token = bearer(settings, connection)
+    token = await bearer(connection)
     _demand(token, "read")
     return Reader(token.owner, token.expires, by_ticket=False)
 

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap, Receive, Scope, Send
 
 from shared.errors import (
+    DiskFull,
     HeadwayError,
     Invalid,
     Malformed,
@@ -38,6 +39,9 @@ _BY_STATUS: dict[int, type[HeadwayError]] = {
     error.status: error
     for error in (Malformed, Unauthenticated, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType, Invalid)
 }
+
+_READING = frozenset({"GET", "HEAD"})
+"""Methods that store nothing: that PostgreSQL found no space, for a sort say, is no concern of theirs."""
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +93,11 @@ class _ForTheKnown(Response[bytes]):
 
 
 def _database(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """PostgreSQL is away or restarting, or all connections are in use."""
-    log.warning("postgresql is not available", path=route(request.scope), error=type(error).__name__)
+    """PostgreSQL is away or restarting, all connections are in use, or its disk is full."""
+    cause = getattr(error, "orig", None) or error
+    log.warning("postgresql is not available", path=route(request.scope), error=type(cause).__name__)
+    if isinstance(cause, psycopg.errors.DiskFull) and request.method not in _READING:
+        return reply(DiskFull("the disk of the database is full"))
     return reply(Unavailable())
 
 

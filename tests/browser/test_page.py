@@ -18,6 +18,7 @@ from selenium.webdriver.support.select import Select
 from infra.home import Home, signing_settings
 from shared.auth import Claims, issue_ticket
 from tests.browser.page import Page
+from tests.support.batches import wait_for
 from tests.support.detector import detector_path
 from tests.support.running import Run
 
@@ -207,4 +208,33 @@ def test_the_first_page_says_what_this_is_and_how_to_begin(run: Run, page: Page)
     page.open(run.running.address)
     text = page.script("return document.body.innerText")
     assert f"curl -s {run.running.address}/api/batches" in text
+    assert page.complaints() == []
+
+
+def test_the_log_can_be_downloaded_whole_or_as_it_is_shown(run: Run, page: Page, tmp_path: Path) -> None:
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    params = '[{"steps": 300, "stepMs": 1, "logsPerStep": 4}, {"steps": 2, "stepMs": 1, "failAtStep": 2}]'
+    batch_id, address = submit(run, "rehearsal", "--params", params)
+    wait_for(lambda: run.headway("watch", batch_id).returncode == 3, "the end", 60)
+    page.open(address)
+    page.wait("the end", light="finished", rows=lambda rows: len(rows) == 2)
+
+    def download(css: str) -> str:
+        page.click(css)
+        name = f"batch-{batch_id}.log"
+        wait_for((tmp_path / name).exists, "the file")
+        return (tmp_path / name).rename(tmp_path / "read").read_text()
+
+    missing = int(re.findall(r"[\d,]+", page.script("return document.getElementById('missing').innerText"))[0])
+    assert missing > 400
+    whole = download("#missing button").splitlines()
+    assert len(whole) == missing + 1000
+    assert sum("#0 job" in line for line in whole) == 1500
+    choose(page, "trouble")
+    page.click('.chip[data-state="FAILED"]')
+    page.click(".space > .job:not([hidden]) button")
+    (failed,) = download("#download").splitlines()
+    assert failed.endswith("(attempt 1): attempt 1 failed: rehearsed failure at step 2")
+    assert "ticket=ey" not in page.script("return document.documentElement.outerHTML")
+    page.photograph(tmp_path / "log.png")
     assert page.complaints() == []

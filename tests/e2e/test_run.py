@@ -77,8 +77,8 @@ def test_prints_the_page_of_a_demonstration_and_a_curl_line_that_works(run: Run)
 def test_passes_its_own_smoke_test(run: Run) -> None:
     done = run.headway("smoke", "--wait", "--heartbeat", "1", "--lifetime", "4")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("✓ passed") == 23
-    assert "All 23 checks passed" in done.stdout
+    assert done.stdout.count("✓ passed") == 29
+    assert "All 29 checks passed" in done.stdout
 
 
 def test_smoke_fails_on_a_server_that_does_not_keep_the_protocol(run: Run) -> None:
@@ -118,8 +118,8 @@ def test_watching_ends_with_4_when_the_batch_is_cancelled(run: Run) -> None:
 
 
 def test_a_batch_is_controlled_from_the_command_line(run: Run) -> None:
-    params = '[{"steps": 600, "stepMs": 100}, {"steps": 1, "failAtStep": 1, "stepMs": 1}]'
-    batch_id, _ = run.headway("submit", "rehearsal", "--params", params).stdout.split()
+    submitted = run.headway("submit", "rehearsal", "--params", '{"steps": 600, "stepMs": 100}', "--jobs", "2")
+    batch_id, _ = submitted.stdout.split()
     done = {action: run.headway(action, batch_id) for action in ("pause", "resume", "delete", "cancel")}
     assert done["pause"].stdout.startswith("paused: ")
     assert done["resume"].returncode == 0
@@ -129,6 +129,26 @@ def test_a_batch_is_controlled_from_the_command_line(run: Run) -> None:
     assert "no job of the batch has failed" in run.headway("retry", batch_id).stderr
     assert run.headway("delete", batch_id).stdout == "deleted\n"
     assert run.headway("watch", batch_id).returncode == 5
+
+
+def test_a_log_and_a_history_are_read_from_the_command_line(run: Run) -> None:
+    params = '[{"steps": 3, "stepMs": 1, "logsPerStep": 2}, {"steps": 1, "failAtStep": 1, "stepMs": 1}]'
+    batch_id, page = run.headway("submit", "rehearsal", "--params", params).stdout.split()
+    assert run.headway("watch", batch_id).returncode == 3
+
+    whole = run.headway("logs", page).stdout.splitlines()
+    failed = run.headway("logs", batch_id, "--level", "error", "--grep", "REHEARSED").stdout
+    steps = run.headway("timeline", batch_id).stdout.splitlines()
+
+    assert len(whole) > 9
+    assert [line for line in whole if " error " in line] == failed.splitlines()
+    assert failed.endswith("#1 job 2 (attempt 1): attempt 1 failed: rehearsed failure at step 1\n")
+    assert steps[0].endswith(" the batch: waiting (created)")
+    assert steps[-1].endswith(" the batch: running → completed in part (jobs)")
+    assert any(re.search(r" job 2: running → failed at attempt 1 \(\w+\)$", step) for step in steps)
+    wrong = run.headway("logs", batch_id, "--level", "loud")
+    assert (wrong.returncode, "'loud' is none of phase" in wrong.stderr) == (2, True)
+    assert run.headway("timeline", "00000000-0000-7000-8000-000000000000").returncode == 2
 
 
 def test_watching_ends_with_5_when_there_is_nothing_to_watch(run: Run) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -20,10 +20,15 @@ from shared.database import make_engine
 from shared.settings import Settings
 from tests.support.batches import wait_for
 from tests.support.processes import environment
+from tests.support.small_postgres import SmallPostgres
 from tests.support.streams import status
 
 _READY_SECONDS = 40
 _numbers = count(1)
+
+MakePostgres = Callable[[Path], Postgres | SmallPostgres]
+More = Callable[[str], Mapping[str, str]]
+"""What a service of that name finds in its environment besides the settings."""
 
 
 class Part:
@@ -56,11 +61,20 @@ class Service(Part):
     """One of ours. It does its work once it `answers`; `ready` is the file by which it says so, if it has one."""
 
     def __init__(
-        self, settings: Settings, log: Path, *command: str, answers: Callable[[], bool], ready: Path | None = None
+        self,
+        settings: Settings,
+        log: Path,
+        *command: str,
+        answers: Callable[[], bool],
+        ready: Path | None = None,
+        more: More | None = None,
     ) -> None:
+        self.name = log.stem
         self.log = log
         """What it said, in all its lives."""
-        self._environment = environment(settings)
+        self.errors: Path | None = None
+        """Where it says so from the next start on, if not there."""
+        self._environment = environment(settings) | (more(self.name) if more else {})
         self._command = command
         self._answers = answers
         self._ready = ready
@@ -69,7 +83,7 @@ class Service(Part):
     def start(self) -> None:
         if self._ready is not None:
             self._ready.unlink(missing_ok=True)
-        with self.log.open("ab") as log:
+        with (self.errors or self.log).open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._command], env=self._environment, stdout=log, stderr=log
             )
@@ -93,7 +107,7 @@ class Service(Part):
 class Store(Part):
     """An embedded server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server | SmallPostgres) -> None:
         self.server = server
 
     def start(self) -> None:
@@ -119,9 +133,17 @@ class Installation:
     """PostgreSQL, Valkey, two workers, two streams, and an api if wanted; `engine` is for the test."""
 
     def __init__(
-        self, settings: Settings, directory: Path, postgres: Store | None, valkey: Store, *, with_api: bool
+        self,
+        settings: Settings,
+        directory: Path,
+        postgres: Store | None,
+        valkey: Store,
+        *,
+        with_api: bool,
+        more: More | None,
     ) -> None:
         self.settings = settings
+        self._more = more
         self.engine = make_engine(settings.database_url, pool_size=5, application="test")
         self._postgres = postgres
         self.valkey = valkey
@@ -162,19 +184,25 @@ class Installation:
         command = ("services.worker", "--queue", "default", "--ready-file", str(ready))
         log = self._directory / f"worker-{number}.log"
 
-        return Service(self.settings, log, *command, answers=ready.exists, ready=ready)
+        return Service(self.settings, log, *command, answers=ready.exists, ready=ready, more=self._more)
 
     def _web(self, module: str) -> tuple[Service, str]:
         port = free_port()
         address = f"http://127.0.0.1:{port}"
         settings = structs.replace(self.settings, port=port)
         log = self._directory / f"{module}-{port}.log"
-        return Service(settings, log, module, answers=lambda: status(address, "/health/live") == 200), address
+        answers = lambda: status(address, "/health/live") == 200  # noqa: E731
+        return Service(settings, log, module, answers=answers, more=self._more), address
 
 
 @contextmanager
 def installed(
-    settings: Settings, directory: Path, *, own_postgres: bool = False, with_api: bool = False
+    settings: Settings,
+    directory: Path,
+    *,
+    own_postgres: bool | MakePostgres = False,
+    with_api: bool = False,
+    more: More | None = None,
 ) -> Iterator[Installation]:
     """It runs; killed in the end. Without a PostgreSQL of its own it uses that of the settings."""
     with ExitStack() as stack:
@@ -183,14 +211,14 @@ def installed(
         valkey.start()
         postgres = None
         if own_postgres:
-            postgres = Postgres(directory / "postgres")
+            postgres = (Postgres if own_postgres is True else own_postgres)(directory / "postgres")
             stack.callback(postgres.stop)
             postgres.start()
             migrate(postgres.url)
             settings = structs.replace(settings, database_url=postgres.url)
         settings = structs.replace(settings, redis_url=valkey.url)
         store = None if postgres is None else Store(postgres)
-        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api)
+        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api, more=more)
         stack.callback(whole.engine.dispose)
         stack.callback(_end, whole)
         for service in whole.services:

@@ -13,7 +13,7 @@ from shared.settings import Settings
 from tests.support.audience import Audience, watched
 from tests.support.batches import assert_consistent, batch_row, job_rows, wait_for
 from tests.support.history import History, record_history
-from tests.support.installation import Installation, installed
+from tests.support.installation import Installation, MakePostgres, More, installed
 from tests.support.rehearsals import assert_played, cancel_job, create, mixed
 from tests.support.web import client, submit
 
@@ -83,12 +83,18 @@ class Ordeal:
 
 @contextmanager
 def ordeal(
-    settings: Settings, directory: Path, *, own_postgres: bool = False, with_api: bool = False, **batch: Any
+    settings: Settings,
+    directory: Path,
+    *,
+    own_postgres: bool | MakePostgres = False,
+    with_api: bool = False,
+    more: More | None = None,
+    **batch: Any,
 ) -> Iterator[Ordeal]:
     """`batch` as for `mixed`."""
     # short enough to be seen
     settings = structs.replace(settings, lease=2, heartbeat=1, lifetime=6, poll=0.5, version_check=3)
-    with installed(settings, directory, own_postgres=own_postgres, with_api=with_api) as whole:
+    with installed(settings, directory, own_postgres=own_postgres, with_api=with_api, more=more) as whole:
         record_history(whole.engine)
         if with_api:
             with client(whole.api_address, whole.settings) as api:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -24,9 +24,15 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def service(module: str, *arguments: str, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m module arguments`; killed at the end if it still lives."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment(settings))
+def service(
+    module: str, *arguments: str, settings: Settings, more: Mapping[str, str] | None = None, within: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m module arguments`; killed at the end if it still lives.
+
+    `more`: what its environment holds besides. `within`: a command that becomes the one behind it.
+    """
+    command = [*within, sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, env=environment(settings) | dict(more or {}))
     try:
         yield process
     finally:

@@ -11,6 +11,7 @@ import uvicorn
 
 from shared.auth import issue_token
 from shared.settings import Settings
+from shared.web.protocol import Protocol
 from tests.support.batches import OWNER, wait_for
 
 
@@ -18,7 +19,7 @@ from tests.support.batches import OWNER, wait_for
 def served(app: Any) -> Iterator[str]:
     """The address at which the application answers."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, access_log=False, http="httptools", lifespan="on"
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=Protocol, lifespan="on"
     )
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)

@@ -70,6 +70,13 @@ class Writer:
             frame = change.close()
         return self._tell(frame)
 
+    def retry_failed(self) -> int:
+        with self.engine.begin() as connection:
+            change = Change(connection, self.batch_id)
+            change.retry_failed()
+            frame = change.close()
+        return self._tell(frame)
+
     def delete(self) -> None:
         with self.engine.begin() as connection:
             connection.execute(sa.delete(models.batches).where(models.batches.c.id == self.batch_id))

@@ -14,7 +14,7 @@ import pytest
 from infra.cli.errors import CliError
 from infra.cli.stack import DEFAULT_PORT, choose_port
 from infra.cli.submit import _named, _parameters
-from infra.cli.target import find_api
+from infra.cli.target import find_api, own_tokens
 from infra.cli.token import seconds
 from infra.cli.watch import batch_id_of
 from infra.embedded.errors import EmbeddedError
@@ -32,7 +32,7 @@ def _nothing_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_without_loading_a_service() -> None:
-    commands = ("run", "api", "worker", "stream", "migrate", "token", "submit", "watch", "smoke")
+    commands = ("run", "api", "worker", "stream", "migrate", "token", "submit", "watch", "smoke", "logs", "timeline")
     commands += ("pause", "resume", "cancel", "retry", "delete")
     program = (
         "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
@@ -65,6 +65,21 @@ def test_token_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], wo
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stdout == ""
+
+
+def test_nobody_makes_tokens_where_they_are_issued_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://login.example.org/keys"
+    home = Home(tmp_path)
+    home.enter()
+    assert list(home.make_keys({"HEADWAY_JWKS_URL": url})) == ["HEADWAY_TICKET_KEY"]
+    home.make_keys({})  # of an earlier start, with a secret of its own
+    home.leave()
+    done = headway(tmp_path, "token", "anna", HEADWAY_JWKS_URL=url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tokens are issued elsewhere" in done.stderr
+    monkeypatch.setenv("HEADWAY_JWKS_URL", url)
+    with pytest.raises(CliError, match="issued elsewhere"):
+        own_tokens(home, "anna")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("30m", 1800), ("1h", 3600), ("7d", 604_800)])

@@ -221,7 +221,7 @@ def test_a_farewell_waits_for_what_is_being_sent() -> None:
     viewer = watch(writer.topic)
     first = viewer.pull()
     assert first is not None
-    viewer.dismiss(error_event("draining", "", retryable=True))
+    viewer.dismiss("draining", error_event("draining", "", retryable=True))
     parser, record = Parser(), Record()
 
     for chunk in [first, *pulled(viewer)]:

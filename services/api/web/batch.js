@@ -11,6 +11,7 @@ import { takeTicket } from "./ticket.js";
 const batchId = location.pathname.split("/").at(-1);
 
 let watcher = null;
+let ticket = null;
 const rows = new Rows((job) => {
   log.showOnly(job?.id ?? null);
   showSelected();
@@ -18,6 +19,10 @@ const rows = new Rows((job) => {
 const log = new Log({
   lines: () => watcher?.state.lines.values() ?? [],
   name: (id) => watcher?.state.jobs.get(id)?.name ?? "",
+  file: (query) => {
+    const address = watcher?.state.missing.logsUrl ?? `/api/batches/${batchId}/logs`;
+    return `${address}?${new URLSearchParams({ ...query, format: "text", ticket })}`;
+  },
 });
 
 $("only").querySelector("button").addEventListener("click", () => rows.select(rows.selected));
@@ -43,7 +48,7 @@ function showSelected() {
 }
 
 function start() {
-  const ticket = takeTicket(batchId);
+  ticket = takeTicket(batchId);
   watcher?.close();
   if (ticket === null) {
     showConnection({ state: "stopped", reason: "missing" });

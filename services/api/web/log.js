@@ -26,11 +26,18 @@ export class Log {
   #levels = null;
   #lines;
   #name;
+  #file;
 
-  /** `lines()` gives all lines that are kept, `name(jobId)` what a job is called. */
-  constructor({ lines, name }) {
+  /**
+   * `lines()` gives all lines that are kept, `name(jobId)` what a job is called, `file(query)` where all lines are that
+   * the query (`job`, `level`) asks for.
+   */
+  constructor({ lines, name, file }) {
     this.#lines = lines;
     this.#name = name;
+    this.#file = file;
+    $("download").addEventListener("click", () => this.#download({ job: this.#only, levels: this.#levels }));
+    $("missing").querySelector("button").addEventListener("click", () => this.#download());
     $("level").addEventListener("change", () => {
       this.#levels = LEVELS[$("level").value];
       this.rebuild();
@@ -65,7 +72,13 @@ export class Log {
 
   showMissing({ count }) {
     $("missing").hidden = count === 0;
-    say($("missing"), count === 0 ? "" : `${plural(count, "older line")} not shown here.`);
+    say($("missing").querySelector("span"), count === 0 ? "" : `${plural(count, "older line")} not shown here.`);
+  }
+
+  /** Without a link in the page, which would show the ticket to whoever looks at its source. */
+  #download({ job = null, levels = null } = {}) {
+    const query = { ...(job && { job }), ...(levels && { level: [...levels].join() }) };
+    make("a", { href: this.#file(query), download: "" }).click();
   }
 
   #wanted = ({ jobId, level }) =>

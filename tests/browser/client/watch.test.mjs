@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { watch } from "../../../clients/js/headway.js";
-import { batch, job, line, lines, settle, World } from "./wire.mjs";
+import { batch, job, line, lines, reply, settle, World } from "./wire.mjs";
 
 /** Somebody who watches batch b1, with everything that they were told. */
 async function watching(options = {}) {
@@ -267,4 +267,127 @@ test("after close nothing happens any more", async () => {
   assert.equal(told.states.length, 0);
   assert.equal(told.connections.length, before);
   assert.equal(world.timers.size, 0);
+});
+
+/** Somebody whose stream is silent from its beginning, twice. */
+async function unheard(options = {}) {
+  const watched = await watching(options);
+  watched.world.source.open();
+  await watched.world.pass(6000 + 1000);
+  await watched.world.pass(6000 + 1999);
+  assert.equal(watched.world.sources.length, 2);
+  assert.equal(watched.world.asked.length, 0);
+  return watched;
+}
+
+test("when streams stay silent from the beginning we ask instead, and go on from the last id", async () => {
+  const { world, told, light } = await unheard({ jobs: "changed" });
+  world.answers.push(
+    reply("a", { jobs: [job("j1")], lines: [line("j1", 2)], truncated: { count: 1, logsUrl: "/logs" } }),
+    reply("b", { batch: batch({ version: 2 }), version: 2, lines: [line("j1", 3)] }),
+    reply("b", { batch: batch({ version: 2 }), version: 2 }),
+    reply("c", { done: true, batch: batch({ version: 3, status: "COMPLETED" }), version: 3 }),
+  );
+  await world.pass(1000);
+  assert.equal(world.sources.length, 2);
+  assert.deepEqual(
+    world.asked.map(({ url }) => url),
+    ["0", "a", "b", "b"].map((id) => `/api/batches/b1/changes?ticket=t1&jobs=changed&since=${id}&wait=25`),
+  );
+  assert.deepEqual(told.lines.map(({ n }) => n), [2, 3]);
+  assert.deepEqual(told.states.map(([version]) => version), [1, 2, 2, 3]);
+  assert.equal(told.complete.length, 1);
+  assert.deepEqual(told.connections.slice(-2).map(({ state }) => state), ["live", "finished"]);
+  assert.equal(light(), "finished");
+  await world.pass(1e6);
+  assert.equal(world.asked.length, 4);
+  assert.equal(world.timers.size, 0);
+});
+
+test("a busy batch is asked for no more often than every tenth of a second", async () => {
+  const { world } = await unheard();
+  world.answers.push(...Array.from({ length: 50 }, (_, n) => reply(`a${n}`)));
+  await world.pass(1);
+  assert.equal(world.asked.length, 1);
+  await world.pass(1000);
+  assert.equal(world.asked.length, 11);
+});
+
+test("a reply that resets replaces what was shown", async () => {
+  const { world, told, watcher } = await unheard();
+  world.answers.push(
+    reply("a", { jobs: [job("j1"), job("j2")] }),
+    reply("b", { reset: true, reason: "epoch", jobs: [job("j3")] }),
+  );
+  await world.pass(200);
+  assert.deepEqual([...watcher.state.jobs.keys()], ["j3"]);
+  assert.equal(told.states.at(-1)[1].reset, true);
+  watcher.close();
+});
+
+test("questions that fail are repeated, and at last the stream is tried again", async () => {
+  const { world, light } = await unheard();
+  world.answers.push(reply("a"), 503, reply("b"));
+  await world.pass(102);
+  assert.equal(light(), "reconnecting");
+  await world.pass(1000);
+  assert.equal(light(), "live");
+  world.answers.push(503, 502, 503);
+  await world.pass(100 + 1000 + 2000 + 4000);
+  assert.equal(world.sources.length, 3);
+  assert.equal(world.source.url.searchParams.get("lastEventId"), "b");
+  world.source.open();
+  world.source.send("progress", snapshot(), "c");
+  assert.equal(light(), "live");
+  const asked = world.asked.length;
+  await world.pass(30_000);
+  assert.equal(world.asked.length, asked);
+});
+
+test("a question whose ticket has expired is asked again with another, or not at all", async () => {
+  const tickets = ["t1", "t2"];
+  const { world } = await unheard({ ticket: () => tickets.shift() });
+  world.answers.push(reply("a"), 401, reply("b"));
+  await world.pass(250);
+  assert.match(world.asked.at(-2).url, /ticket=t2&since=a/);
+  const { world: other, told } = await unheard();
+  other.answers.push(401);
+  await other.pass(1);
+  assert.deepEqual(told.connections.at(-1), { state: "stopped", reason: "expired" });
+});
+
+test("a batch that is deleted ends the questions", async () => {
+  const { world, told } = await unheard();
+  world.answers.push(reply("a"), 404);
+  await world.pass(500);
+  assert.deepEqual(told.connections.at(-1), { state: "stopped", reason: "gone" });
+  assert.equal(world.asked.length, 2);
+});
+
+test("a question that nobody answers is given up, and so is one when the watcher is closed", async () => {
+  const world = new World();
+  const signals = [];
+  const fetch = (_url, { signal }) => new Promise((_resolve, reject) => {
+    signals.push(signal);
+    signal.addEventListener("abort", () => reject(new Error("aborted")));
+  });
+  const { watcher } = await watching({ environment: { ...world.environment, fetch } });
+  await world.pass(6000 + 1000 + 6000 + 2000);
+  assert.equal(signals.length, 1);
+  await world.pass(35_000);
+  assert.equal(signals[0].aborted, true);
+  await world.pass(4000 + 6000 + 8000);
+  assert.equal(signals.length, 2);
+  watcher.close();
+  assert.equal(signals[1].aborted, true);
+});
+
+test("one silence between connections that speak is no reason to ask", async () => {
+  const { world } = await watching();
+  for (let n = 0; n < 3; n += 1) {
+    await world.pass(6000 + 2000);
+    world.source.send("ping", { timestamp: n });
+    await world.pass(38_500);
+  }
+  assert.equal(world.asked.length, 0);
 });

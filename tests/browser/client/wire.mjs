@@ -10,6 +10,11 @@ export const job = (id, more = {}) => ({ id, position: 0, name: id, status: "QUE
 
 export const line = (jobId, n, text = `line ${n}`) => ({ jobId, attempt: 1, n, at: "2026-11-21T10:00:00.000Z", level: "info", text });
 
+/** A reply of `changes`. */
+export const reply = (id, more = {}) => ({
+  id, version: 1, reset: false, reason: null, done: false, batch: batch(), truncated: null, jobs: [], lines: [], ...more,
+});
+
 export const lines = (...given) => ({ batchId: "b1", lines: given, truncated: null });
 
 /** A browser whose connections, timers and answers the test holds in its hand. */
@@ -71,7 +76,7 @@ export class World {
         if (answer === undefined) {
           throw new TypeError("network");
         }
-        return { status: answer };
+        return typeof answer === "number" ? { status: answer } : { status: 200, json: async () => answer };
       },
       setTimeout: (callback, delay) => {
         this.#number += 1;

@@ -1,0 +1,132 @@
+"""What the stream service is asked and how it answers: its queries, and its part of the OpenAPI document."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from shared.errors import (
+    Forbidden,
+    HeadwayError,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
+from shared.event_ids import LOGS_MAX, LONGEST_ID, JobsFilter
+from shared.events import EVENTS, Changes, EventName
+from shared.web.openapi import Operation, Parameter, Reply
+
+_LAST_EVENT_ID = Parameter("Last-Event-ID", "The id to go on from; counts before `lastEventId`.", {"type": "string"})
+
+_ERRORS: tuple[type[HeadwayError], ...] = (
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    Invalid,
+    TooManyRequests,
+    Unavailable,
+)
+
+
+WAIT_MAX = 30
+"""Seconds for which a request for changes may be held; most proxies give up after 60."""
+
+
+class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
+    jobs: Annotated[JobsFilter, Meta(description="Which jobs the first snapshot shows.")] = "all"
+    logs: Annotated[
+        int, Meta(ge=0, le=LOGS_MAX, description="How many of the last log lines come first; 0: none at all, ever.")
+    ] = LOGS_MAX
+    last_event_id: Annotated[str, Meta(description="The id to go on from.")] = ""
+    ticket: str = ""
+
+
+class ChangesQuery(Struct, forbid_unknown_fields=True):
+    since: Annotated[str, Meta(description="The event id that the last reply, or a stream, ended with; or 0.")] = "0"
+    wait: Annotated[
+        float, Meta(ge=0, le=WAIT_MAX, description="How many seconds the reply may take while there is nothing new.")
+    ] = 0
+    jobs: Annotated[JobsFilter, Meta(description="Which jobs a first reply shows.")] = "all"
+    logs: Annotated[
+        int, Meta(ge=0, le=LOGS_MAX, description="How many of the last log lines come first; 0: none at all, ever.")
+    ] = LOGS_MAX
+    ticket: str = ""
+
+
+def _event(name: EventName, data: type[Struct]) -> dict[str, Any]:
+    said = {
+        "event": {"const": name},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        # any event may show it: it is the last one that came
+        "id": {"type": "string", "maxLength": LONGEST_ID},
+    }
+    needed = ["event", "data", *(("id",) if name in _WITH_ID else ())]
+    return {"type": "object", "properties": said, "required": needed, "additionalProperties": False}
+
+
+_WITH_ID = {"complete", "reset"}
+
+# OpenAPI 3.1 has no word for a sequence of events; by custom the schema is that of each of them.
+_EVENTS = Reply(
+    200,
+    "Server-Sent Events; the schema is that of one event. Also when there are too many streams or the server is "
+    "leaving, to those who accept events: then `retry:`, `error`, and the end.",
+    {"text/event-stream": {"oneOf": [_event(name, data) for name, data in EVENTS.items()]}},
+)
+_NO_MORE = Reply(204, "The batch is finished, and the reader has all of it.")
+
+_CHANGES = Reply(200, "What is new, or that nothing is.", {"application/json": Changes})
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/api/batches/{id}/changes",
+        "readChanges",
+        "What has changed since an event id, waited for",
+        tag="Watching",
+        scope="read",
+        by_ticket=True,
+        query=ChangesQuery,
+        replies=(_CHANGES,),
+        errors=_ERRORS,
+    ),
+    Operation(
+        "HEAD",
+        "/api/batches/{id}/changes",
+        "probeChanges",
+        "What has changed: the headers, at once",
+        tag="Watching",
+        scope="read",
+        by_ticket=True,
+        query=ChangesQuery,
+        replies=(_CHANGES,),
+        errors=_ERRORS,
+    ),
+    Operation(
+        "GET",
+        "/api/batches/{id}/stream",
+        "watchBatch",
+        "Watch a batch",
+        tag="Watching",
+        scope="read",
+        by_ticket=True,
+        query=StreamQuery,
+        headers=(_LAST_EVENT_ID,),
+        replies=(_EVENTS, _NO_MORE),
+        errors=_ERRORS,
+    ),
+    Operation(
+        "HEAD",
+        "/api/batches/{id}/stream",
+        "probeStream",
+        "Whether a batch can be watched",
+        tag="Watching",
+        scope="read",
+        by_ticket=True,
+        query=StreamQuery,
+        headers=(_LAST_EVENT_ID,),
+        replies=(_EVENTS, _NO_MORE),
+        errors=_ERRORS,
+    ),
+)
