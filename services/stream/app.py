@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import structlog
 from litestar import HttpMethod, Litestar, Request, route
 from litestar.datastructures import State
 from litestar.params import FromPath
@@ -30,6 +31,8 @@ from shared.web.origins import admit_origins
 from shared.web.parameters import read_query
 from shared.web.problems import EXCEPTION_HANDLERS
 from shared.web.watching import ChangesQuery, StreamQuery
+
+log = structlog.get_logger(__name__)
 
 _CONNECTIONS = 4
 """To PostgreSQL, for all viewers together: topics ask, and viewers do not."""
@@ -84,6 +87,14 @@ async def stream(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> A
         viewer = await hub.join(batch_id, who.owner, Filters(query.jobs, query.logs), last_id)
     except (TooManyRequests, Unavailable) as error:
         return _refuse(request, hub, error)
+    except HeadwayError:
+        raise
+    except Exception:
+        if not accepts_events(request.scope):
+            raise
+        # our mistake; but any other status than 200 would end an EventSource for good
+        log.exception("a stream cannot begin", batch=str(batch_id))
+        return _refuse(request, hub, HeadwayError())
     if viewer.has_everything or request.method == HttpMethod.HEAD:
         hub.leave(viewer)
         return nothing_more if viewer.has_everything else headers_only
@@ -113,9 +124,11 @@ def _limits(settings: Settings, who: Reader, jitter: float) -> Limits:
 def _refuse(request: Request[Any, Any, Any], hub: Hub, error: HeadwayError) -> Refusal:
     if not accepts_events(request.scope):
         raise error
-    code: ErrorCode = "overloaded"
+    code: ErrorCode = "internal"
     if isinstance(error, TooManyRequests):
         code = "too_many_connections"
-    elif hub.draining:
+    elif isinstance(error, Unavailable):
+        code = "overloaded"
+    if hub.draining:
         return Refusal(hub.farewell())
     return Refusal(hub.retry() + error_event(code, error.title, retryable=True))
