@@ -41,16 +41,16 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.stop()
 
 
+def counted(client: "redis.Redis", namespace: str, owner: str) -> int:
+    """What Redis has for an owner, whoever told it."""
+    fields: Any = client.hgetall(viewers_key(namespace, owner))
+    return sum(int(value.partition(b":")[0]) for value in fields.values())
+
+
 @pytest.fixture
 def counts(settings: Settings) -> Iterator[Callable[[str], int]]:
-    """What Redis has for an owner, whoever told it."""
     with redis.Redis.from_url(settings.redis_url) as client:
-
-        def count(owner: str) -> int:
-            fields: dict[bytes, bytes] = client.hgetall(viewers_key(settings.namespace, owner))  # type: ignore[assignment]
-            return sum(int(value.partition(b":")[0]) for value in fields.values())
-
-        yield count
+        yield lambda owner: counted(client, settings.namespace, owner)
 
 
 @asynccontextmanager
@@ -260,6 +260,8 @@ def test_who_was_let_in_too_soon_is_sent_away_in_good_order(
     ):
         first.delta()
         second.delta()
+        with redis.Redis.from_url(valkey.url) as client:
+            wait_for(lambda: counted(client, settings.namespace, OWNER) == 2, "both to be counted")
         with frozen(valkey), Stream(two, writer.batch_id, token) as third:
             third.delta()
             os.kill(int(valkey.pid or 0), signal.SIGCONT)
