@@ -21,7 +21,7 @@ SETTINGS = Settings(
     ticket_key="a ticket key for tests, of 32 bytes or more",
 )
 BATCH = uuid4()
-SOON = time.time() + 60
+SOON = time.time() + 3600
 
 
 def connection(query: str = "", authorization: str | None = None, settings: Settings = SETTINGS) -> Connection:
