@@ -126,16 +126,21 @@ def _pattern(text: str) -> str:
     pieces = re.findall(r"\\+|[^\\]", text, re.DOTALL)
     pattern, after = "", False
     for piece in pieces:
-        pattern += _backslashes(len(piece)) if piece[0] == "\\" else _character(piece, after_backslashes=after)
+        # a find begins with the whole run, or each of its backslashes would be tried, and each time to the run's end
+        begin = "" if pattern else r"(?<!\\)"
+        if piece[0] == "\\":
+            pattern += _backslashes(len(piece), begin)
+        else:
+            pattern += _character(piece, begin, after_backslashes=after)
         after = piece[0] == "\\"
     return pattern
 
 
-def _backslashes(count: int) -> str:
-    return rf"(?:\\{{{count},}}+|(?i:%(?:25)*+5c){{{count}}})"
+def _backslashes(count: int, begin: str) -> str:
+    return rf"(?:{begin}\\{{{count},}}+|(?i:%(?:25)*+5c){{{count}}})"
 
 
-def _character(character: str, *, after_backslashes: bool) -> str:
+def _character(character: str, begin: str, *, after_backslashes: bool) -> str:
     """All ways in which it is written. `after_backslashes`: these have taken in those of its escape, too."""
     if character.isascii() and character.isalnum():
         return character
@@ -149,7 +154,7 @@ def _character(character: str, *, after_backslashes: bool) -> str:
         r"\\++".join(f"(?i:x{byte:02x})" for byte in encoded),
         *([f"(?i:x{ord(character):02x})"] if ord(character) < _LATIN else []),
     }
-    first = r"\\++"
+    first = rf"{begin}\\++"
     if after_backslashes:
         first = r"\\*+"
         escapes.discard(re.escape(character))  # two ways to find the same would be tried in all combinations
