@@ -117,7 +117,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
                 raise SettingsError(f"{name}: {error}") from None
         elif field.required:
             raise SettingsError(f"{name} is not set")
-    known = {variable(field) for field in Settings.__struct_fields__} | _NOT_OURS
+    known = variables()
     if unknown := sorted(name for name in environment if name.startswith("HEADWAY_") and name not in known):
         raise SettingsError(f"{unknown[0]}: there is no such setting")
     settings = Settings(**values)
@@ -180,5 +180,13 @@ def variable(field: str) -> str:
     return _UNPREFIXED.get(field, f"HEADWAY_{field.upper()}")
 
 
-# Read by the `headway` command, not by the services.
-_NOT_OURS = frozenset({"HEADWAY_HOME", "HEADWAY_TOKEN", "HEADWAY_URL"})
+COMMAND_ONLY = frozenset({"HEADWAY_HOME", "HEADWAY_TOKEN", "HEADWAY_URL"})
+"""Read by the `headway` command, not by the services."""
+
+REQUIRED = (("DATABASE_URL",), ("REDIS_URL",), ("HEADWAY_TICKET_KEY",), ("HEADWAY_SECRET", "HEADWAY_JWKS_URL"))
+"""Without one of each no service starts."""
+
+
+def variables() -> frozenset[str]:
+    """All that there are."""
+    return COMMAND_ONLY | {variable(field) for field in Settings.__struct_fields__}

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from infra.ci import hygiene, notices, pins, sizes
+from infra.ci import hygiene, notices, pins, sizes, variables
 
-RULES = (hygiene, sizes, pins, notices)
+RULES = (hygiene, sizes, pins, notices, variables)
 ROOT = Path(__file__).resolve().parents[2]
 
 

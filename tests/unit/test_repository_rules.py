@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ci import hygiene, notices, pins, sizes
+from infra.ci import hygiene, notices, pins, sizes, variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,7 +170,47 @@ def test_a_package_that_is_not_installed_has_to_be_named_by_hand(tmp_path: Path)
     assert "no-such-package" in problem
 
 
-@pytest.mark.parametrize("rule", [hygiene, sizes, pins, notices], ids=lambda rule: rule.__name__.split(".")[-1])
+MANIFEST = """
+services:
+  api:
+    environment:
+      - DATABASE_URL=postgresql://db/headway
+      - HEADWAY_TICKET_KEY=${TICKET_KEY}
+  worker:
+    env:
+      - name: REDIS_URL
+        value: redis://redis
+      - name: HEADWAY_JWKS_URL
+"""
+
+
+def manifest(repository: Path, text: str, name: str = "infra/compose/compose.yaml") -> list[str]:
+    path = repository / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return list(variables.problems(repository))
+
+
+def test_a_setting_that_does_not_exist_is_refused_wherever_it_is_named(repository: Path) -> None:
+    (repository / "README.md").write_text("Set HEADWAY_PORT, HEADWAY_HOME or\n`HEADWAY_THREDS`.\n")
+
+    assert list(variables.problems(repository)) == ["README.md:2: there is no setting HEADWAY_THREDS"]
+
+
+def test_manifests_set_what_has_no_default(repository: Path) -> None:
+    assert manifest(repository, MANIFEST) == []
+    for line in ("DATABASE_URL", "HEADWAY_TICKET_KEY", "REDIS_URL", "HEADWAY_JWKS_URL"):
+        (problem,) = manifest(repository, MANIFEST.replace(line, "OTHER"))
+        assert line in problem
+    assert manifest(repository, MANIFEST.replace("HEADWAY_JWKS_URL", "HEADWAY_SECRET")) == []
+    assert manifest(repository, MANIFEST.replace("HEADWAY_TICKET_KEY=", "OTHER=")) != []
+    assert manifest(repository, '{\n  "HEADWAY_TICKET_KEY": "x"\n}', "infra/compose/more.json") == []
+    assert manifest(repository, "HEADWAY_PORT=1", "infra/elsewhere/api.env") != []
+
+
+@pytest.mark.parametrize(
+    "rule", [hygiene, sizes, pins, notices, variables], ids=lambda rule: rule.__name__.split(".")[-1]
+)
 def test_this_repository_keeps_the_rule(rule: object) -> None:
     require_git()
 
