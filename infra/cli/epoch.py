@@ -34,12 +34,15 @@ def rotate() -> None:
         raise CliError("DATABASE_URL is not set, and nothing runs here.")
     try:
         engine = make_engine(url, pool_size=1, application="headway epoch")
+    except ValueError as error:
+        raise CliError(f"The database cannot be used: {error}") from None
+    try:
         with engine.begin() as connection:
             before = connection.execute(queries.EPOCH).scalar_one()
             changed = connection.execute(queries.ROTATE_EPOCH).rowcount
             after = connection.execute(queries.EPOCH).scalar_one()
         engine.dispose()
-    except (sa.exc.SQLAlchemyError, ValueError) as error:
+    except sa.exc.SQLAlchemyError as error:
         why = getattr(error, "orig", None) or type(error).__name__  # not the address, which may hold a password
         raise CliError(f"The database cannot be used: {why}") from None
     if changed != 1:

@@ -32,7 +32,7 @@ class AccessLog:
         async def note(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])  # it may be an HTTPStatus, which is written out as that
             await send(message)
 
         began = time.perf_counter()

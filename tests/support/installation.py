@@ -68,12 +68,13 @@ class Service(Part):
         answers: Callable[[], bool],
         ready: Path | None = None,
         more: More | None = None,
+        errors: Path | None = None,
     ) -> None:
         self.name = log.stem
         self.log = log
         """What it said, in all its lives."""
-        self.errors: Path | None = None
-        """Where it says so from the next start on, if not there."""
+        self.log.touch()
+        self._errors = errors or log
         self._environment = environment(settings) | (more(self.name) if more else {})
         self._command = command
         self._answers = answers
@@ -83,7 +84,7 @@ class Service(Part):
     def start(self) -> None:
         if self._ready is not None:
             self._ready.unlink(missing_ok=True)
-        with (self.errors or self.log).open("ab") as log:
+        with self._errors.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._command], env=self._environment, stdout=log, stderr=log
             )
@@ -141,9 +142,10 @@ class Installation:
         *,
         with_api: bool,
         more: More | None,
+        errors: Path | None,
     ) -> None:
         self.settings = settings
-        self._more = more
+        self._more, self._errors = more, errors
         self.engine = make_engine(settings.database_url, pool_size=5, application="test")
         self._postgres = postgres
         self.valkey = valkey
@@ -184,7 +186,9 @@ class Installation:
         command = ("services.worker", "--queue", "default", "--ready-file", str(ready))
         log = self._directory / f"worker-{number}.log"
 
-        return Service(self.settings, log, *command, answers=ready.exists, ready=ready, more=self._more)
+        return Service(
+            self.settings, log, *command, answers=ready.exists, ready=ready, more=self._more, errors=self._errors
+        )
 
     def _web(self, module: str) -> tuple[Service, str]:
         port = free_port()
@@ -192,7 +196,7 @@ class Installation:
         settings = structs.replace(self.settings, port=port)
         log = self._directory / f"{module}-{port}.log"
         answers = lambda: status(address, "/health/live") == 200  # noqa: E731
-        return Service(settings, log, module, answers=answers, more=self._more), address
+        return Service(settings, log, module, answers=answers, more=self._more, errors=self._errors), address
 
 
 @contextmanager
@@ -203,8 +207,12 @@ def installed(
     own_postgres: bool | MakePostgres = False,
     with_api: bool = False,
     more: More | None = None,
+    errors: Path | None = None,
 ) -> Iterator[Installation]:
-    """It runs; killed in the end. Without a PostgreSQL of its own it uses that of the settings."""
+    """It runs; killed in the end. Without a PostgreSQL of its own it uses that of the settings.
+
+    `errors`: where services write what they say, if not to their logs.
+    """
     with ExitStack() as stack:
         valkey = Valkey(directory / "valkey")
         stack.callback(valkey.stop)
@@ -218,7 +226,7 @@ def installed(
             settings = structs.replace(settings, database_url=postgres.url)
         settings = structs.replace(settings, redis_url=valkey.url)
         store = None if postgres is None else Store(postgres)
-        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api, more=more)
+        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api, more=more, errors=errors)
         stack.callback(whole.engine.dispose)
         stack.callback(_end, whole)
         for service in whole.services:

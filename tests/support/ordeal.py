@@ -89,12 +89,15 @@ def ordeal(
     own_postgres: bool | MakePostgres = False,
     with_api: bool = False,
     more: More | None = None,
+    errors: Path | None = None,
     **batch: Any,
 ) -> Iterator[Ordeal]:
-    """`batch` as for `mixed`."""
+    """`batch` as for `mixed`, the rest as for `installed`."""
     # short enough to be seen
     settings = structs.replace(settings, lease=2, heartbeat=1, lifetime=6, poll=0.5, version_check=3)
-    with installed(settings, directory, own_postgres=own_postgres, with_api=with_api, more=more) as whole:
+    with installed(
+        settings, directory, own_postgres=own_postgres, with_api=with_api, more=more, errors=errors
+    ) as whole:
         record_history(whole.engine)
         if with_api:
             with client(whole.api_address, whole.settings) as api:
