@@ -11,6 +11,9 @@ MOST = 64
 WAITS = 0.5
 """Seconds that such a job waits for a thread; then it is given back, for a worker that has one."""
 
+_SHORT = 0.02
+"""Seconds. With jobs that last longer nothing is started ahead: a commit more or less is nothing to them."""
+
 _UNKNOWN = 1.0
 """Seconds that a run is taken to last until some have ended: long, so that nothing is started ahead."""
 
@@ -33,6 +36,8 @@ class Ahead:
     @property
     def room(self) -> int:
         """How many more to start: in all as many as the threads get through during one commit."""
+        if self._run_takes > _SHORT:
+            return 0
         during_one_commit = int(self._threads * self._commit_takes / self._run_takes)
         return max(0, min(MOST, during_one_commit) - len(self._runs))
 
