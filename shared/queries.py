@@ -1,7 +1,7 @@
 """All SQL of the system, each statement named and described. Values come in as parameters only.
 
 `j` is always a job, `b` a batch. Statements that change jobs run under their batch's lock (LOCK_BATCH), but for CLAIM,
-RENEW, RELEASE and RELEASE_EXPIRED, which touch nothing but leases, wait for no lock, and therefore need none.
+RENEW and RELEASE with its like, which touch nothing but leases, wait for no lock, and therefore need none.
 """
 
 from sqlalchemy import TextClause, text
@@ -313,6 +313,16 @@ RUNNABLE = _query(f"""
 RELEASE = _query("""
     UPDATE jobs j SET lease_token = NULL, lease_until = NULL
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED'
+""")
+
+# The same for claims whose outcome is unknown: what they did reserve, nobody else would take before the lease is over.
+RELEASE_CLAIMS = _query("""
+    UPDATE jobs j SET lease_token = NULL, lease_until = NULL
+    WHERE j.id IN (
+        SELECT h.id FROM jobs h
+        WHERE h.lease_token IS NOT NULL AND h.lease_token = ANY(CAST(:tokens AS uuid[])) AND h.status = 'QUEUED'
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
 """)
 
 # -- leases -------------------------------------------------------------------------------------------------------

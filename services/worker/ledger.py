@@ -84,6 +84,8 @@ class Ledger:
         self._wishes: list[Wish] = []
         self._runs: set[Run] = set()
         self._ahead = Ahead(settings.threads)
+        self._unsure: list[UUID] = []
+        """The tokens of claims whose outcome is unknown."""
         self._claiming = True
         self._closing = False
         self._away = False
@@ -273,20 +275,25 @@ class Ledger:
     # -- claiming
 
     def _claim(self, jobs: int, work: dict[UUID, Work]) -> UUID | None:
-        """Reserves up to `jobs` jobs and adds them to `work`. A failure claims nothing."""
-        token = uuid4()
+        """Reserves up to `jobs` jobs and adds them to `work`. A failure claims nothing, or it goes back next time."""
+        token, unsure = uuid4(), self._unsure
         try:
             connection = self._connect()
             with connection.begin():
                 # a reservation that is lost with the server is no loss
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                if self._unsure:
+                    connection.execute(queries.RELEASE_CLAIMS, {"tokens": self._unsure})
+                unsure = [*self._unsure, token]
                 rows = connection.execute(
                     queries.CLAIM,
                     {"queue": self._queue, "jobs": jobs, "token": token, "lease": self._settings.lease},
                 ).all()
         except DBAPIError as error:
+            self._unsure = unsure
             self._lost(error)
             return None
+        self._unsure = []
         self.more = len(rows) == jobs
         for row in sorted(rows, key=lambda row: (row.batch_id, row.position)):
             work.setdefault(row.batch_id, Work()).starts.append(row.id)
@@ -413,16 +420,20 @@ class Ledger:
         if not held and not self._away:
             return
         parameters = {"ids": [run.job.id for run in held], "tokens": [run.token for run in held]}
+        renewed = None
         try:
             connection = self._connect()
             with connection.begin():
                 if now >= self._next_renewal:
-                    connection.execute(queries.RENEW, parameters | {"lease": self._settings.lease})
-                    self._next_renewal = now + self._settings.lease / 3
+                    lease = {"lease": self._settings.lease}
+                    renewed = connection.execute(queries.RENEW, parameters | lease).rowcount
                 mine = {row.id: row.cancel_requested for row in connection.execute(queries.HELD, parameters)}
         except DBAPIError as error:
             self._lost(error)
             return
+        # unless the commit was lost, or some were locked: then again at the next tick
+        if renewed is not None and renewed >= len(mine):
+            self._next_renewal = now + self._settings.lease / 3
         with self._lock:
             self._away = False
             for run in held:

@@ -5,10 +5,14 @@ from pathlib import Path
 from random import Random
 from threading import Event
 
+import pytest
+
 from shared.settings import Settings
 from tests.support.batches import job_rows
 from tests.support.ordeal import ordeal
 from tests.support.web import client
+
+pytestmark = pytest.mark.timeout(300)  # twenty seconds, but on a machine that is busy otherwise
 
 _ASKED = ("pause", "resume", "retry-failed", "cancel", "retry", "cancel", "retry")
 

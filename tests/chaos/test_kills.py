@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from shared.settings import Settings
 from tests.support.ordeal import ordeal
+
+pytestmark = pytest.mark.timeout(300)  # twenty seconds, but on a machine that is busy otherwise
 
 
 def test_whatever_is_killed_comes_back_and_nobody_is_told_anything_wrong(settings: Settings, tmp_path: Path) -> None:

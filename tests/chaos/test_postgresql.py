@@ -5,10 +5,13 @@ from random import Random
 from signal import SIGINT, SIGKILL, SIGQUIT
 from threading import Event
 
+import pytest
 import sqlalchemy as sa
 
 from shared.settings import Settings
 from tests.support.ordeal import ordeal
+
+pytestmark = pytest.mark.timeout(300)  # twenty seconds, but on a machine that is busy otherwise
 
 _END_ALL = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

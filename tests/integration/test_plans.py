@@ -234,6 +234,9 @@ CASES: dict[str, list[Case]] = {
             blind=None,
         )
     ],
+    "RELEASE_CLAIMS": [
+        Case(given={"tokens": [NEW]}, reads="ix_jobs_leased | ix_jobs_leased + pk_jobs", visits=LEASED, blind=None)
+    ],
     "RELEASE_EXPIRED": [Case(reads="ix_jobs_leased | ix_jobs_leased + pk_jobs", visits=LEASED, blind=None)],
     # deleting
     "OUTLIVED": [Case(given={"retention": 2990 * 60.0, "batches": 10}, reads="ix_batches_finished_at", visits=10)],

@@ -23,7 +23,7 @@ from tests.support.processes import environment
 from tests.support.small_postgres import SmallPostgres
 from tests.support.streams import status
 
-_READY_SECONDS = 40
+_READY_SECONDS = 90
 _numbers = count(1)
 
 MakePostgres = Callable[[Path], Postgres | SmallPostgres]
@@ -179,6 +179,13 @@ class Installation:
     def said(self) -> str:
         """By all services together."""
         return "".join(service.log.read_text() for service in self.services)
+
+    def hire(self) -> None:
+        """One more worker, who is at work afterwards."""
+        worker = self._worker()
+        self.workers.append(worker)
+        worker.start()
+        worker.await_ready()
 
     def _worker(self) -> Service:
         number = next(_numbers)

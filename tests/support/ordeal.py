@@ -14,10 +14,10 @@ from tests.support.audience import Audience, watched
 from tests.support.batches import assert_consistent, batch_row, job_rows, wait_for
 from tests.support.history import History, record_history
 from tests.support.installation import Installation, MakePostgres, More, installed
-from tests.support.rehearsals import assert_played, cancel_job, create, mixed
+from tests.support.rehearsals import assert_played, assert_steps_rise, cancel_job, create, mixed
 from tests.support.web import client, submit
 
-PATIENCE = 40.0
+PATIENCE = 90.0
 """Seconds: machines are slow at times, and leases and back-offs have to run out."""
 
 
@@ -61,6 +61,7 @@ class Ordeal:
         self.finish()
         self.audience.see_the_end(self.history, PATIENCE, **allowed)
         assert_consistent(self.whole.engine, self.batch_id)
+        assert_steps_rise(self.history)
         if played:
             assert_played(self.whole.engine, self.batch_id, expired=expired)
         said = self.whole.said()

@@ -12,6 +12,7 @@ from shared.creation import NewJob, create_batch
 from shared.kinds import KINDS
 from shared.settings import Settings
 from tests.support.batches import OWNER, batch_row, job_rows, transition_rows
+from tests.support.history import History
 
 STEPS = 6
 
@@ -79,3 +80,16 @@ def assert_played(engine: sa.Engine, batch_id: UUID, *, expired: bool = False) -
     batch = batch_row(engine, batch_id)
     assert batch.status == "PARTIAL"
     assert batch.summary == {"jobs": completed, "steps": STEPS * completed}
+
+
+def assert_steps_rise(history: History) -> None:
+    """Nobody but the one worker that had the job said how far it was."""
+    for past in history.pasts:
+        reached: dict[tuple[str, int], int] = {}
+        for state in past.states:
+            for key, job in state.jobs.items():
+                if job["step"] is not None:
+                    _, number, *_ = job["step"].split()  # step 3 of 6
+                    attempt = (key, job["attempt"])
+                    assert int(number) >= reached.get(attempt, 0), f"job {job['position']} at version {state.version}"
+                    reached[attempt] = int(number)
