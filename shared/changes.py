@@ -14,12 +14,12 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Raw, Struct, structs
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from shared import queries
-from shared.channels import Frame, make_frame
+from shared.channels import Frame, Publisher, make_frame
 from shared.events import Delta, Failure, Job, Line, encode, stamp
 from shared.jobs import (
     FINAL_BATCH,
@@ -86,8 +86,24 @@ class NewLine(Struct):
     text: str
 
 
+def commit(connection: Connection, publisher: Publisher, batch_id: UUID, frame: Frame | None) -> None:
+    """Commits, closes the connection, then publishes.
+
+    If nobody knows whether it was committed, those who watch are made to look.
+    """
+    try:
+        connection.commit()
+    except BaseException:
+        frame = frame and structs.replace(frame, since=0, delta=Raw(b"null"))
+        raise
+    finally:
+        connection.close()  # others need it, and Redis may be slow
+        if frame is not None:
+            publisher.publish(batch_id, frame)
+
+
 class Change:
-    """One change of one batch, in a transaction of the caller's: methods, then `close()`, then commit, then publish.
+    """One change of one batch, in a transaction of the caller's: methods, then `close()`, then `commit()`.
 
     Raises NoSuchBatch.
     """
@@ -253,7 +269,7 @@ class Change:
         return True
 
     def close(self) -> Frame | None:
-        """Writes the batch; to be followed by commit, then publish. None if nothing was changed."""
+        """Writes the batch; what `commit` is to publish. None if nothing was changed."""
         if not self._touched:
             return None
         old = BatchStatus(self.batch.status)

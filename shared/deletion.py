@@ -15,7 +15,7 @@ class Unfinished(Exception):
 
 
 def delete_batch(connection: Connection, batch_id: UUID, *, upload_ttl: float) -> Frame:
-    """To be followed by commit, then by publishing the frame, which makes those who watch look and find nothing.
+    """To be followed by `commit` with the frame, which makes those who watch look and find nothing.
 
     Uploads that no other batch names are kept for `upload_ttl` seconds, as if they were new. Raises NoSuchBatch and
     Unfinished.

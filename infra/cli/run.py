@@ -13,7 +13,7 @@ import typer
 from infra.cli.demo import TIMES
 
 _PERIOD = 5.0
-"""Seconds between two looks at the logs' sizes."""
+"""Seconds between two looks at what has to be tidied up."""
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
                     daemon=True,
                 ).start()
             while not stop.wait(_PERIOD):
-                stack.trim_logs()
+                stack.tidy()
             say("Stopping (Ctrl-C once more: without waiting) …")
         finally:
             stack.stop(hurry)

@@ -1,5 +1,6 @@
 """All parts of Headway on this machine, for `headway run`: what they are told, and in what order they come and go."""
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -41,6 +42,8 @@ class Stack:
         self._servers: dict[str, Keeper] = {}
         self._programs: dict[str, list[Keeper]] = {}
         self._complete = False
+        self._unwritten = False
+        """run.json is not what it should be."""
         self.environment = {
             "HEADWAY_REHEARSAL": "unsafe",
             "HEADWAY_UPLOADS": str(home.uploads.resolve()),
@@ -82,11 +85,15 @@ class Stack:
         files = [keeper.part.ready_file for keeper in self._programs["worker"] if isinstance(keeper.part, Program)]
         return all(file is not None and file.exists() for file in files)
 
-    def trim_logs(self) -> None:
+    def tidy(self) -> None:
+        """To be called every few seconds: logs that are too long, and what could not be written before."""
         for path in self._home.logs.glob("*.log"):
             if path.stat().st_size > _LOG_BYTES:
-                shutil.copy2(path, path.with_suffix(".log.1"))
+                with contextlib.suppress(OSError):  # no space perhaps, and then all the more reason to go on
+                    shutil.copy2(path, path.with_suffix(".log.1"))
                 os.truncate(path, 0)  # its writer appends
+        if self._unwritten:
+            self._write_run()
 
     def _use_detector(self) -> None:
         if self._home.detector.exists():
@@ -165,7 +172,14 @@ class Stack:
             }
             running = {name: [pid for pid in pids if pid] for name, pids in {**programs, **servers}.items()}
             urls = self.environment["DATABASE_URL"], self.environment["REDIS_URL"]
-            self._home.write_run(Running(self.address, *urls, running))
+            try:
+                self._home.write_run(Running(self.address, *urls, running))
+            except OSError as error:  # on a full disk as well everything is to be kept alive
+                if not self._unwritten:
+                    self._say(f"What runs cannot be written down: {error.strerror}. It is tried again.")
+                self._unwritten = True
+            else:
+                self._unwritten = False
 
 
 def choose_port(environment: Mapping[str, str]) -> int:

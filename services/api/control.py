@@ -13,7 +13,7 @@ from services.api.body import ApiRequest, Empty, no_body
 from services.api.jobs import read_job
 from services.api.replies import JobDetail
 from services.api.resources import Resources, Shared
-from shared.changes import Change, NoSuchBatch, Unrunnable
+from shared.changes import Change, NoSuchBatch, Unrunnable, commit
 from shared.channels import Frame
 from shared.creation import TICKETS
 from shared.deletion import Unfinished, delete_batch
@@ -73,7 +73,7 @@ def retry_failed(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID
 @delete("/batches/{batch_id:uuid}", dependencies=_NO_BODY, sync_to_thread=True)
 def remove(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], empty: Empty) -> None:  # noqa: ARG001
     read_query(request, NoParameters)
-    with resources.engine.begin() as connection:
+    with resources.engine.connect() as connection:
         read_batch(connection, request.auth.owner, batch_id)
         try:
             frame = delete_batch(connection, batch_id, upload_ttl=resources.settings.upload_ttl)
@@ -81,7 +81,7 @@ def remove(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], emp
             raise NotFound from None
         except Unfinished as error:
             raise Conflict(f"the batch is {error}; cancel it first") from None
-    resources.publisher.publish(batch_id, frame)
+        commit(connection, resources.publisher, batch_id, frame)
 
 
 @post("/jobs/{job_id:uuid}/cancel", status_code=202, dependencies=_NO_BODY, sync_to_thread=True)
@@ -107,11 +107,13 @@ def retry_job(request: ApiRequest, resources: Shared, job_id: FromPath[UUID], em
 def _change_batch(request: ApiRequest, resources: Resources, batch_id: UUID, change: Callable[[Change], None]) -> Batch:
     read_query(request, NoParameters)
     owner = request.auth.owner
-    with resources.engine.begin() as connection:
+    with resources.engine.connect() as connection:
         read_batch(connection, owner, batch_id)  # a stranger locks nothing
         batch, frame = _changed(connection, batch_id, change)
         reply = read_batch(connection, owner, batch_id)
-    _announce(resources, batch, frame)
+        commit(connection, resources.publisher, batch_id, frame)
+    if frame is not None:
+        _call_workers(resources, batch)
     return reply
 
 
@@ -120,7 +122,7 @@ def _change_job(
 ) -> JobDetail:
     read_query(request, NoParameters)
     owner = request.auth.owner
-    with resources.engine.begin() as connection:
+    with resources.engine.connect() as connection:
         batch_id, _ = read_job(connection, owner, job_id)  # a stranger locks nothing
 
         def locked(batch: Change) -> None:
@@ -130,7 +132,9 @@ def _change_job(
 
         batch, frame = _changed(connection, batch_id, locked)
         _, reply = read_job(connection, owner, job_id)
-    _announce(resources, batch, frame)
+        commit(connection, resources.publisher, batch_id, frame)
+    if frame is not None:
+        _call_workers(resources, batch)
     return reply
 
 
@@ -145,11 +149,8 @@ def _changed(connection: Connection, batch_id: UUID, change: Callable[[Change], 
         raise Conflict(f"jobs of the kind {error} cannot be run here any more") from None
 
 
-def _announce(resources: Resources, batch: Change, frame: Frame | None) -> None:
-    """After the commit: to those who watch, and to workers if there is something for them to do."""
-    if frame is None:
-        return
-    resources.publisher.publish(batch.batch.id, frame)
+def _call_workers(resources: Resources, batch: Change) -> None:
+    """After the commit, if there is something for them to do."""
     kind = KINDS.get(batch.batch.kind)
     if kind is not None and batch.startable:
         send_tickets(resources.broker, kind.queue, min(batch.startable, TICKETS))

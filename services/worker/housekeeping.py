@@ -4,7 +4,7 @@ import structlog
 from sqlalchemy import Engine
 
 from shared import queries
-from shared.changes import NoSuchBatch
+from shared.changes import NoSuchBatch, commit
 from shared.channels import Publisher
 from shared.creation import IDEMPOTENCY_TTL
 from shared.deletion import Unfinished, delete_batch
@@ -42,12 +42,12 @@ class Housekeeping:
             batch_ids = connection.execute(queries.OUTLIVED, parameters).scalars().all()
         for batch_id in batch_ids:
             try:
-                with self._engine.begin() as connection:
+                with self._engine.connect() as connection:
                     frame = delete_batch(connection, batch_id, upload_ttl=settings.upload_ttl)
+                    commit(connection, self._publisher, batch_id, frame)
             except (NoSuchBatch, Unfinished):  # deleted or reopened meanwhile
                 continue
             log.info("batch deleted after its time", batch=str(batch_id))
-            self._publisher.publish(batch_id, frame)
         return len(batch_ids)
 
     def _delete_uploads(self) -> int:

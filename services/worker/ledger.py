@@ -282,8 +282,7 @@ class Ledger:
             with connection.begin():
                 # a reservation that is lost with the server is no loss
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-                if self._unsure:
-                    connection.execute(queries.RELEASE_CLAIMS, {"tokens": self._unsure})
+                self._release_unsure(connection)
                 unsure = [*self._unsure, token]
                 rows = connection.execute(
                     queries.CLAIM,
@@ -298,6 +297,10 @@ class Ledger:
         for row in sorted(rows, key=lambda row: (row.batch_id, row.position)):
             work.setdefault(row.batch_id, Work()).starts.append(row.id)
         return token
+
+    def _release_unsure(self, connection: Connection) -> None:
+        if self._unsure:
+            connection.execute(queries.RELEASE_CLAIMS, {"tokens": self._unsure})
 
     # -- committing
 
@@ -417,7 +420,7 @@ class Ledger:
                 self._give_back_unbegun()
             held = [run for run in self._runs if run.end is None]
             self._watch(held, now)
-        if not held and not self._away:
+        if not held and not self._away and not self._unsure:
             return
         parameters = {"ids": [run.job.id for run in held], "tokens": [run.token for run in held]}
         renewed = None
@@ -428,9 +431,11 @@ class Ledger:
                     lease = {"lease": self._settings.lease}
                     renewed = connection.execute(queries.RENEW, parameters | lease).rowcount
                 mine = {row.id: row.cancel_requested for row in connection.execute(queries.HELD, parameters)}
+                self._release_unsure(connection)  # if they were all there was to do, nobody asks for more
         except DBAPIError as error:
             self._lost(error)
             return
+        self._unsure = []
         # unless the commit was lost, or some were locked: then again at the next tick
         if renewed is not None and renewed >= len(mine):
             self._next_renewal = now + self._settings.lease / 3

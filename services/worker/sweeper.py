@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.worker.housekeeping import Housekeeping
 from services.worker.retries import after_failure
 from shared import queries
-from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
+from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
 from shared.channels import Publisher
 from shared.creation import TICKETS
 from shared.events import Failure
@@ -125,16 +125,14 @@ class Sweeper:
                 updates.append(update)
                 lines.append(line)
             try:
-                with self._engine.begin() as connection:
+                with self._engine.connect() as connection:
                     change = Change(connection, batch_id)
                     accepted = change.update(updates, only_expired=True)
                     change.add_lines(line for line in lines if line.job_id in accepted)
-                    frame = change.close()
+                    commit(connection, self._publisher, batch_id, change.close())
             except NoSuchBatch:  # deleted meanwhile
                 continue
             log.warning("leases expired", batch=str(batch_id), jobs=len(accepted))
-            if frame is not None:
-                self._publisher.publish(batch_id, frame)
 
     def _expired(self, job: Any) -> tuple[JobUpdate, NewLine]:
         """The end of an attempt whose worker is gone. It counts: the job may be what killed it."""

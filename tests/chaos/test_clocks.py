@@ -1,11 +1,13 @@
 """Wall clocks that are set, forward and back: leases, timers and versions do not go by those of our services."""
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from msgspec import structs
 
@@ -23,8 +25,14 @@ from tests.support.web import assert_problem, client, decoded, rehearsal, submit
 MINUTE, HOUR = 60, 3600
 
 
-def test_a_batch_goes_on_whatever_the_clocks_say(settings: Settings, tmp_path: Path) -> None:
+@pytest.fixture
+def clocks(tmp_path: Path) -> Iterator[Clocks]:
     clocks = Clocks(tmp_path)
+    yield clocks
+    clocks.close()
+
+
+def test_a_batch_goes_on_whatever_the_clocks_say(settings: Settings, clocks: Clocks, tmp_path: Path) -> None:
     with ordeal(
         settings,
         tmp_path,
@@ -44,9 +52,8 @@ def test_a_batch_goes_on_whatever_the_clocks_say(settings: Settings, tmp_path: P
 
 
 def test_a_stream_keeps_its_times_whatever_its_clock_says(
-    settings: Settings, engine: sa.Engine, tmp_path: Path
+    settings: Settings, engine: sa.Engine, clocks: Clocks
 ) -> None:
-    clocks = Clocks(tmp_path)
     settings = structs.replace(settings, port=free_port(), heartbeat=0.2, lifetime=4)
     address = f"http://127.0.0.1:{settings.port}"
     batch_id = make_batch(engine)
@@ -66,8 +73,7 @@ def test_a_stream_keeps_its_times_whatever_its_clock_says(
             assert max(shown) > HOUR - MINUTE, "and forward"
 
 
-def test_tokens_and_tickets_end_by_the_clock_and_nothing_else_does(settings: Settings, tmp_path: Path) -> None:
-    clocks = Clocks(tmp_path)
+def test_tokens_and_tickets_end_by_the_clock_and_nothing_else_does(settings: Settings, clocks: Clocks) -> None:
     settings = structs.replace(settings, port=free_port())
     address = f"http://127.0.0.1:{settings.port}"
     short = {"Authorization": f"Bearer {issue_token(settings, OWNER, ttl=HOUR / 2)}"}

@@ -16,6 +16,7 @@ from infra.cli.demo import PHOTOS
 from infra.embedded.ports import free_port
 from tests.support.batches import wait_for
 from tests.support.running import HEADWAY, Run, alive, environment, headway, started
+from tests.support.streams import status
 
 DETECTOR = Path(__file__).parents[2] / ".headway" / "detector.onnx"
 
@@ -182,6 +183,24 @@ def test_every_part_that_is_killed_comes_back_at_its_place_and_nothing_is_lost(r
         assert watching.wait(60) == 0
     assert run.text.count("it is started again") >= 5
     assert run.headway("smoke").returncode == 0
+
+
+def test_everything_is_kept_alive_also_when_it_cannot_be_written_down(run: Run) -> None:
+    in_the_way = run.home / "run.json.new"  # as if there were no space
+    in_the_way.mkdir()
+    pids = run.running.pids["web"]
+    os.kill(pids[0], signal.SIGKILL)
+    run.await_line("What runs cannot be written down: ")
+    in_the_way.rmdir()
+    second = wait_for(lambda: _another_web(run, pids), "the next one to be written down")
+    os.kill(second[0], signal.SIGKILL)
+    wait_for(lambda: _another_web(run, second), "it to come back once more")
+    wait_for(lambda: status(run.running.address, "/health/ready") == 200, "it to answer")
+
+
+def _another_web(run: Run, old: list[int]) -> list[int] | None:
+    new = run.running.pids["web"]
+    return new if new and new != old else None
 
 
 def test_a_second_run_in_the_same_place_is_refused(run: Run) -> None:

@@ -1,5 +1,6 @@
 """An ordeal: an installation, a batch that runs in it under several viewers, and the verdict in the end."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,10 @@ class Ordeal:
         """By those at least who are not slow."""
         for viewer in self.audience.viewers:
             if not viewer.slow:
-                wait_for(lambda viewer=viewer: viewer.has(version), f"viewer: {viewer.recording.name}", PATIENCE)
+                until = time.monotonic() + PATIENCE
+                while not viewer.has(version):
+                    assert time.monotonic() < until, f"version {version} does not come to the viewer {viewer.where()}"
+                    time.sleep(0.02)
 
     def _past(self, version: int) -> int:
         """The batch's version, if it is higher."""

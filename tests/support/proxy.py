@@ -21,7 +21,10 @@ class Statement(NamedTuple):
 Cut = Literal["before", "after"]
 """PostgreSQL never hears of the statement; or it answers, and nobody hears that."""
 
-Choose = Callable[[Sequence[Statement]], Cut | None]
+Stop = Literal["stopped before", "stopped after"]
+"""PostgreSQL, or whoever asked it, hears nothing more until `go_on`. Nothing is lost."""
+
+Choose = Callable[[Sequence[Statement]], Cut | Stop | None]
 """Is given a transaction so far, its last statement being on its way."""
 
 
@@ -35,10 +38,21 @@ class Proxy:
     def __init__(self, database_url: str) -> None:
         self.choose: Choose = _nowhere
         self.url = ""
+        self.going = asyncio.Event()
+        """Set when those who are stopped now may go on."""
         self._database = connect_url(database_url)
         self._connections: set[asyncio.Task[None]] = set()
 
+    def go_on(self) -> None:
+        """All who are stopped."""
+        self._loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        going, self.going = self.going, asyncio.Event()
+        going.set()
+
     async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._server = await asyncio.start_server(self._accept, _HOST, 0)
         port = self._server.sockets[0].getsockname()[1]
         plain = self._database.set(drivername="postgresql", host=_HOST, port=port)
@@ -79,6 +93,9 @@ class _Connection:
         self._mute = False
         """What the server says from now on is not passed on."""
         self._answered = asyncio.Event()
+        self._going = asyncio.Event()
+        """Until it is set, nothing that the server says is passed on."""
+        self._going.set()
 
     async def run(self) -> None:
         """Until either end, or we, have had enough."""
@@ -102,16 +119,20 @@ class _Connection:
                     await self._answered.wait()
                     return
 
-    async def _forward(self, kind: bytes, size: bytes) -> Cut | None:
+    async def _forward(self, kind: bytes, size: bytes) -> Cut | Stop | None:
         """One message of the client's, unless the connection is to be cut before it."""
         body = await self._from_client.readexactly(int.from_bytes(size) - len(size))
-        cut = None
+        cut: Cut | Stop | None = None
         if (statement := self._statement(kind, body)) is not None:
             if statement.sql.startswith(b"BEGIN"):
                 self._transaction = []
             self._transaction.append(statement)
             cut = self._proxy.choose(self._transaction)
         self._mute = self._mute or cut == "after"
+        if cut in {"stopped before", "stopped after"}:
+            self._going = self._proxy.going
+        if cut == "stopped before":
+            await self._going.wait()
         if cut != "before":
             self._to_server.write(kind + size + body)
             await self._to_server.drain()
@@ -132,6 +153,7 @@ class _Connection:
         last = b""
         with suppress(OSError):
             while data := await self._from_server.read(2**16):
+                await self._going.wait()
                 if not self._mute:
                     self._to_client.write(data)
                     await self._to_client.drain()

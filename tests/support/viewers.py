@@ -58,6 +58,15 @@ class Viewer:
         assert not self.recording.failure, f"{self.recording.name}: {self.recording.failure}"
         return self._record.version >= version
 
+    def where(self) -> str:
+        """For those who wait for it."""
+        last = self.recording.connections[-1]
+        heard = last.events[-1].name if last.events else "nothing"
+        return (
+            f"who {self.recording.name}, at version {self._record.version}, connection {len(self.recording.connections)}"
+            f" with status {last.status}, {len(last.events)} events, the last {heard}"
+        )
+
     def leave(self) -> None:
         """Wherever it is."""
         self._away.set()
