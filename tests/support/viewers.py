@@ -63,8 +63,9 @@ class Viewer:
         last = self.recording.connections[-1]
         heard = last.events[-1].name if last.events else "nothing"
         return (
-            f"who {self.recording.name}, at version {self._record.version}, connection {len(self.recording.connections)}"
-            f" with status {last.status}, {len(last.events)} events, the last {heard}"
+            f"who {self.recording.name}, at version {self._record.version},"
+            f" connection {len(self.recording.connections)} with status {last.status},"
+            f" {len(last.events)} events, the last {heard}"
         )
 
     def leave(self) -> None:
