@@ -60,12 +60,12 @@ class Viewer:
 
     def where(self) -> str:
         """For those who wait for it."""
-        last = self.recording.connections[-1]
+        connections = self.recording.connections
+        last = connections[-1]
         heard = last.events[-1].name if last.events else "nothing"
         return (
-            f"who {self.recording.name}, at version {self._record.version},"
-            f" connection {len(self.recording.connections)} with status {last.status},"
-            f" {len(last.events)} events, the last {heard}"
+            f"who {self.recording.name}, at version {self._record.version}, connection {len(connections)}"
+            f" with status {last.status}, {len(last.events)} events, the last {heard}"
         )
 
     def leave(self) -> None:
@@ -110,6 +110,7 @@ class Viewer:
             logs=filters.logs,
         ) as stream:
             connection.status = stream.status
+            assert stream.status in {200, 204}, f"{stream.status} ends an EventSource"
             while stream.status == 200 and not (stream.ended or self._away.is_set()):
                 if self._chance.random() < self._habits.pause and not self._enough.is_set():
                     self._away.wait(2 * self._chance.random())
