@@ -41,4 +41,5 @@ def delete(batch_id: BatchId, url: Url = None, token: TokenOption = None) -> Non
 def _control(batch_id: str, url: str | None, token: str | None, action: str) -> None:
     with find_api(url, token) as api:
         batch = api.control(batch_id_of(batch_id), action)
-    print(f"{STATES[batch['status']]}: {counts_words(batch)}")
+    state = "being cancelled" if batch["cancelRequested"] and not batch["finishedAt"] else STATES[batch["status"]]
+    print(f"{state}: {counts_words(batch)}")

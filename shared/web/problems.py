@@ -43,6 +43,13 @@ _BY_STATUS: dict[int, type[HeadwayError]] = {
 _READING = frozenset({"GET", "HEAD"})
 """Methods that store nothing: that PostgreSQL found no space, for a sort say, is no concern of theirs."""
 
+_PASSING = (
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+)
+"""Among the driver's internal errors: this server is not the primary any more, or a connection stood still."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -101,6 +108,11 @@ def _database(request: AnyRequest, error: Exception) -> Response[bytes]:
     return reply(Unavailable())
 
 
+def _internal(request: AnyRequest, error: Exception) -> Response[bytes]:
+    passing = isinstance(getattr(error, "orig", None) or error, _PASSING)
+    return (_database if passing else _unexpected)(request, error)
+
+
 def _unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
     log.error("unexpected error", method=request.scope["method"], path=route(request.scope), exc_info=error)
     return reply(HeadwayError())
@@ -111,9 +123,11 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     HTTPException: _framework,
     sqlalchemy.exc.OperationalError: _database,
     sqlalchemy.exc.InterfaceError: _database,
+    sqlalchemy.exc.InternalError: _internal,
     sqlalchemy.exc.TimeoutError: _database,
     psycopg.OperationalError: _database,  # COPY goes by the driver's own cursor
     psycopg.InterfaceError: _database,
+    psycopg.InternalError: _internal,
     Exception: _unexpected,
 }
 """For `Litestar(exception_handlers=…)`; the application's state must hold `settings`."""

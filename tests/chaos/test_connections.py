@@ -211,6 +211,17 @@ def test_who_asks_again_while_the_first_request_hangs_gets_the_same_batch(
     assert_consistent(engine, batch_id)
 
 
+def test_a_server_that_is_not_the_primary_any_more_is_an_outage(
+    settings: Settings, engine: sa.Engine, anna: httpx.Client
+) -> None:
+    name = sa.make_url(settings.database_url).database
+    with engine.connect() as connection:
+        connection.execute(sa.text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+        connection.commit()
+    assert_problem(anna.post("/api/batches", json=rehearsal()), 503, "unavailable")
+    assert anna.get("/api/batches").status_code == 200
+
+
 def expired(batch: Ordeal) -> int:
     """How many attempts have lost their worker."""
     return sum(row.reason == "lease_expired" for row in transition_rows(batch.whole.engine, batch.batch_id))
