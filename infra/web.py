@@ -59,7 +59,8 @@ class Web:
 
 def start(settings: Settings) -> None:
     web = Web(create_api(settings), create_stream(settings))
-    serve(web, host=settings.host, port=settings.port, on_exit=web.stream.state.hub.drain)
+    hub = web.stream.state.hub
+    serve(web, host=settings.host, port=settings.port, on_exit=hub.drain, heartbeat=settings.heartbeat)
 
 
 def main() -> int:

@@ -14,11 +14,12 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
+from services.stream.carrier import Limits
 from services.stream.changes import ChangesReply, encode_changes
 from services.stream.frames import error_event
 from services.stream.history import History
 from services.stream.hub import Hub
-from services.stream.sse import EventStream, Limits, Refusal, accepts_events, headers_only, nothing_more
+from services.stream.sse import EventStream, Refusal, accepts_events, headers_only, nothing_more
 from shared.database import make_async_engine
 from shared.errors import HeadwayError, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -98,7 +99,7 @@ async def stream(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> A
     if viewer.has_everything or request.method == HttpMethod.HEAD:
         hub.leave(viewer)
         return nothing_more if viewer.has_everything else headers_only
-    return EventStream(viewer, _limits(state.settings, who, state.jitter()), hub.leave)
+    return EventStream(viewer, _limits(state.settings, who, state.jitter()), hub)
 
 
 @route("/api/batches/{batch_id:uuid}/changes", http_method=[HttpMethod.GET, HttpMethod.HEAD])

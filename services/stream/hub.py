@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -12,13 +13,15 @@ from services.stream.census import Census, Place
 from services.stream.frames import encode_story, error_event
 from services.stream.history import History
 from services.stream.keeper import PATIENCE, Keeper
+from services.stream.pump import Pump
 from services.stream.resume import starting_point
 from services.stream.source import Source
 from services.stream.topic import Encoder, Topic
 from services.stream.viewer import Viewer
+from services.stream.wheel import Wheel
 from shared.errors import NotFound, TooManyRequests, Unavailable
 from shared.event_ids import Filters
-from shared.events import sse_retry
+from shared.events import ErrorCode, sse_retry
 from shared.settings import Settings
 
 VIEWERS_MAX = 10_000
@@ -33,7 +36,19 @@ _RETRY = (2000, 8000)
 _PACE = 100
 """Viewers dismissed at a time when draining, twenty times a second: their successors open topics of their own."""
 
+_TICK = 0.5
+"""Seconds, at most, by which a heartbeat or the end of a life may be late."""
+
 log = structlog.get_logger(__name__)
+
+
+class Guest(Protocol):
+    """Whose viewers are many. `place` is where it is counted, None at first."""
+
+    place: Place | None
+
+    def dismiss(self, why: ErrorCode, farewell: bytes) -> None:
+        """It is to end; its viewers are told so, too. `farewell`: as Server-Sent Events."""
 
 
 class Hub:
@@ -50,6 +65,10 @@ class Hub:
         self.history = history
         self.source = Source(settings, self._hear, self._look)
         self.draining = False
+        self.pump = Pump()
+        self.wheel = Wheel(min(_TICK, settings.heartbeat / 4))
+        self._leave_until = 0.0
+        self._nobody = asyncio.Event()
         self._census = Census(settings)
         self._settings = settings
         self._jitter = jitter
@@ -57,14 +76,25 @@ class Hub:
         self._keepers: dict[UUID, Keeper] = {}
         self._openings: dict[UUID, asyncio.Task[None]] = {}
         self._closings: dict[UUID, asyncio.TimerHandle] = {}
-        self._viewers: set[Viewer] = set()
+        self._viewers: set[Viewer | Guest] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self.source.start()
         self._census.start()
+        self.wheel.start()
 
     async def stop(self) -> None:
+        """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
+        loop = asyncio.get_running_loop()
+        if self._viewers and self._leave_until > loop.time():
+            self._nobody.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._leave_until):
+                    await self._nobody.wait()
+        for one in self.wheel:
+            one.cut()
+        self.wheel.stop()
         for closing in self._closings.values():
             closing.cancel()
         for task in (*self._tasks, *self._openings.values()):
@@ -74,22 +104,49 @@ class Hub:
         await self.source.stop()
         await self._census.stop()
 
+    async def admit(self, guest: Guest, owner: str) -> None:
+        """A connection that watches whatever it likes, to be given back by `depart`. It is one viewer of its owner's; in
+        this process it counts, and so does each viewer that joins for it.
+
+        Raises TooManyRequests, and Unavailable when draining.
+        """
+        self._check_room()
+        place = guest.place = await self._census.enter(owner)
+        self._viewers.add(guest)
+        if not place.counted:
+            place.on_refused = lambda: guest.dismiss("too_many_connections", self.too_many())
+        if place.refused:  # Redis said so while we looked
+            self.depart(guest)
+            raise TooManyRequests
+        if self.draining:
+            guest.dismiss("draining", self.farewell())
+
+    def depart(self, guest: Guest) -> None:
+        self._viewers.discard(guest)
+        if guest.place is not None:
+            self._census.leave(guest.place)
+
     async def join(
-        self, batch_id: UUID, owner: str, filters: Filters, last_id: str, encode: Encoder = encode_story
+        self,
+        batch_id: UUID,
+        owner: str,
+        filters: Filters,
+        last_id: str,
+        encode: Encoder = encode_story,
+        *,
+        guest: Guest | None = None,
     ) -> Viewer:
-        """A new viewer, to be given back by `leave`. `last_id`: the event id that it has, or empty.
+        """A new viewer, to be given back by `leave`. `last_id`: the event id that it has, or empty. `guest`: for whom.
 
         Raises NotFound, TooManyRequests, and Unavailable when draining or when PostgreSQL does not answer.
         """
-        if self.draining:
-            raise Unavailable("This process is leaving.")
-        if len(self._viewers) >= VIEWERS_MAX:
-            raise TooManyRequests
-        place = await self._census.enter(owner)
+        self._check_room()
+        place = await self._census.enter(owner) if guest is None else None
         try:
             keeper = await self._open(batch_id, owner)
         except BaseException:
-            self._census.leave(place)
+            if place is not None:
+                self._census.leave(place)
             raise
         viewer = Viewer(keeper.topic, filters, encode)
         self._enter(viewer, place)
@@ -98,7 +155,7 @@ class Hub:
         except BaseException:
             self.leave(viewer)
             raise
-        if place.refused:  # Redis said so while we read
+        if place is not None and place.refused:  # Redis said so while we read
             self.leave(viewer)
             raise TooManyRequests
         if self.draining:  # it may have come too late to be sent away with the others
@@ -113,6 +170,8 @@ class Hub:
     def leave(self, viewer: Viewer) -> None:
         topic = viewer.topic
         self._viewers.discard(viewer)
+        if not self._viewers:
+            self._nobody.set()
         topic.viewers.discard(viewer)
         if viewer.place is not None:
             self._census.leave(viewer.place)
@@ -131,10 +190,14 @@ class Hub:
         least, most = _RETRY
         return sse_retry(round(least + self._jitter() * (most - least)))
 
-    async def drain(self, linger: float = 0) -> None:
-        """Send everybody away, in pace, and go on answering for `linger` seconds: traffic takes a while to move."""
+    async def drain(self, linger: float = 0, grace: float = 0) -> None:
+        """Send everybody away, in pace, and go on answering for `linger` seconds: traffic takes a while to move.
+
+        Who is still being written to then has until `grace` seconds from now.
+        """
         loop = asyncio.get_running_loop()
         self.draining = True
+        self._leave_until = loop.time() + grace
         log.info("draining", viewers=len(self._viewers))
         until = loop.time() + linger
         for number, viewer in enumerate(tuple(self._viewers), start=1):
@@ -142,6 +205,13 @@ class Hub:
             if number % _PACE == 0:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(until - loop.time())
+
+    def _check_room(self) -> None:
+        """Raises Unavailable and TooManyRequests."""
+        if self.draining:
+            raise Unavailable("This process is leaving.")
+        if len(self._viewers) >= VIEWERS_MAX:
+            raise TooManyRequests
 
     async def _open(self, batch_id: UUID, owner: str) -> Keeper:
         if batch_id not in self._keepers and not await self.history.owned(batch_id, owner):
@@ -179,10 +249,10 @@ class Hub:
             self._openings.pop(batch_id, None)
         self._close_later(batch_id)  # unless somebody is still there to enter
 
-    def _enter(self, viewer: Viewer, place: Place) -> None:
+    def _enter(self, viewer: Viewer, place: Place | None) -> None:
         topic = viewer.topic
         viewer.place = place
-        if not place.counted:
+        if place is not None and not place.counted:
             place.on_refused = lambda: viewer.dismiss("too_many_connections", self.too_many())
         self._viewers.add(viewer)
         topic.viewers.add(viewer)

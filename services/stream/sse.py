@@ -1,20 +1,18 @@
-"""Server-Sent Events over plain ASGI: one task that pulls from a viewer whenever it can send."""
+"""Server-Sent Events: the response that begins a stream, whichever way its bytes will travel, and those that do not."""
 
 import asyncio
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 from litestar.types import HTTPScope, Receive, Scope, Send
-from msgspec import Struct
 
-from services.stream.frames import ping_event, timeout_event
+from services.stream.carrier import Limits
+from services.stream.connection import Connection
+from services.stream.hub import Hub
+from services.stream.plain import Plain
 from services.stream.viewer import Viewer
-from shared.events import TimeoutReason, sse_retry
-from shared.web.departure import departed
-
-RETRY = 2000
-"""Milliseconds after which an EventSource that was cut off connects again."""
+from shared.web.access import route
+from shared.web.handover import Gone, offered
 
 _HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -25,60 +23,30 @@ _HEADERS = [
 ]
 
 
-class Limits(Struct, frozen=True):
-    """Of one connection. `heartbeat` is seconds of silence; `end` is by the clock of the event loop."""
-
-    heartbeat: float
-    end: float
-    reason: TimeoutReason
-
-
 class EventStream:
-    """The response that carries one viewer until it is over, gone, or too old. Calls `leave` in the end."""
+    """Carries one viewer until it is over, gone, or too old, and then gives it back to the hub."""
 
-    def __init__(self, viewer: Viewer, limits: Limits, leave: Callable[[Viewer], None]) -> None:
+    def __init__(self, viewer: Viewer, limits: Limits, hub: Hub) -> None:
         self._viewer = viewer
         self._limits = limits
-        self._leave = leave
+        self._hub = hub
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        viewer = self._viewer
-        changed = asyncio.Event()
-        viewer.on_change = changed.set
-        # a closed connection shows here, not as an error of `send`
-        gone = asyncio.get_running_loop().create_task(departed(receive))
-        gone.add_done_callback(lambda _: changed.set())
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        viewer, limits, hub = self._viewer, self._limits, self._hub
+        now = asyncio.get_running_loop().time()
+        handover = offered(scope)
         try:
-            await _start(send)
-            await _body(send, sse_retry(RETRY))
-            while not gone.done() and (chunk := await self._next(changed, gone)):
-                await _body(send, chunk)
-            await _end(send)
+            if handover is None:
+                await _start(send)
+                await Plain(viewer, limits, hub, now).speak(receive, send)
+                await _end(send)
+            else:
+                await handover.start(send, HTTPStatus.OK, _HEADERS)
+                with suppress(Gone):
+                    Connection(viewer, limits, hub, now, route=route(scope)).take_over(handover)
         finally:
-            gone.cancel()
-            self._leave(viewer)
-
-    async def _next(self, changed: asyncio.Event, gone: "asyncio.Task[None]") -> bytes:
-        """The next bytes, waited for; empty at the end."""
-        viewer, limits = self._viewer, self._limits
-        loop = asyncio.get_running_loop()
-        silent = loop.time() + limits.heartbeat
-        while not gone.done():
-            if viewer.between and not viewer.over and loop.time() >= limits.end:
-                viewer.over = True
-                return timeout_event(limits.reason)
-            changed.clear()
-            if (chunk := viewer.pull()) is not None:
-                return chunk
-            if viewer.over:
-                break
-            try:
-                async with asyncio.timeout_at(min(silent, limits.end)):
-                    await changed.wait()
-            except TimeoutError:
-                if loop.time() >= silent:
-                    return ping_event(time.time_ns() // 1_000_000)
-        return b""
+            if handover is None or not handover.taken:
+                hub.leave(viewer)
 
 
 class Refusal:

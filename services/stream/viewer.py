@@ -63,6 +63,11 @@ class Viewer:
         behind = self.position.version < self.topic.version
         return behind or self._reason is not None or self.dismissed is not None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next pull may give something, as far as is known now."""
+        return self._delivery is not None or (self.has_news and not self.over)
+
     def take(self) -> tuple[ResetReason | None, Delivery]:
         """All that there is, for a reader that is told in one piece; and why it must forget what it has, if so."""
         reason, self._reason = self._reason, None

@@ -7,7 +7,11 @@ from typing import Any
 
 import structlog
 
+from shared.web.handover import offered
+
 _PROBES = "/health/"
+
+_STARTS = {"http.response.start", "websocket.http.response.start"}
 
 log = structlog.get_logger(__name__)
 
@@ -17,28 +21,38 @@ def route(scope: Mapping[str, Any]) -> str:
     return str(scope.get("path_template") or "unknown")
 
 
+def tell_request(method: str, route: str, status: int, seconds: float) -> None:
+    """The line. `status` 0: nobody was answered."""
+    tell = log.warning if status >= HTTPStatus.INTERNAL_SERVER_ERROR else log.info
+    tell("request", method=method, route=route, status=status, ms=round(1000 * seconds, 1))
+
+
 class AccessLog:
-    """An ASGI application around another. A stream is told of when it ends; probes are not told of."""
+    """An ASGI application around another. A stream is told of when it ends, by whoever has its socket then, a WebSocket
+    (status 101) too; probes are not told of.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_PROBES):
+        if scope["type"] == "lifespan" or scope["path"].startswith(_PROBES):
             await self._app(scope, receive, send)
             return
         status = 0  # nobody was answered
 
         async def note(message: Any) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in _STARTS:
                 status = int(message["status"])  # it may be an HTTPStatus, which is written out as that
+            elif message["type"] == "websocket.accept":
+                status = int(HTTPStatus.SWITCHING_PROTOCOLS)
             await send(message)
 
         began = time.perf_counter()
         try:
             await self._app(scope, receive, note)
         finally:
-            tell = log.warning if status >= HTTPStatus.INTERNAL_SERVER_ERROR else log.info
-            milliseconds = round(1000 * (time.perf_counter() - began), 1)
-            tell("request", method=scope["method"], route=route(scope), status=status, ms=milliseconds)
+            handover = offered(scope)
+            if handover is None or not handover.taken:
+                tell_request(scope.get("method", "GET"), route(scope), status, time.perf_counter() - began)

@@ -1,13 +1,17 @@
-"""HTTP as uvicorn speaks it, with bounds for what comes before a body: its parser has none, and waits for ever."""
+"""HTTP as uvicorn speaks it, with bounds for what comes before a body: its parser has none, and waits for ever.
+
+It also offers to hand the socket over. What that relies on in uvicorn is pinned by tests/integration/test_handover.py.
+"""
 
 import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.errors import AddressTooLong, HeadersTooLarge, HeadwayError, Malformed, problem
 from shared.events import encode
+from shared.web.handover import EXTENSION, Handover
 
 LONGEST_ADDRESS = 16 * 1024
 """Bytes of a path with its query; the longest of ours, with ticket and event id, have a quarter of that."""
@@ -93,7 +97,10 @@ class Protocol(HttpToolsProtocol):
         self._found = True
         self._stage = "body"
         self._clear()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before and self.scheme == "http":
+            self.scope["extensions"] = {EXTENSION: Handover(self, self.cycle)}  # type: ignore[dict-item]
 
     def on_body(self, body: bytes) -> None:
         self._found = True
@@ -109,7 +116,30 @@ class Protocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._clear()
-        super().handle_websocket_upgrade()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # an earlier answer is under way, and would end up in the conversation
+        elif self.scope["http_version"] != "1.1" or not self.url.isascii():  # uvicorn would say that it was 1.1
+            self._refuse(Malformed("this is not the handshake of a WebSocket as RFC 6455 has it"))
+        else:
+            super().handle_websocket_upgrade()
+
+    def give_away(self, cycle: RequestResponseCycle, successor: asyncio.Protocol) -> asyncio.Transport:
+        """The connection, in the middle of the answer of `cycle`, to somebody else, for good."""
+        transport, flow = self.transport, self.flow
+        self._clear()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)  # a shutdown would wait for us
+        self.pipeline.clear()  # whatever else was asked is not answered: the head says that this connection ends
+        self.parser = None  # type: ignore[assignment]  # it holds us
+        self.cycle = None  # type: ignore[assignment]
+        # the application may return now: its answer is nobody's business any more
+        cycle.disconnected = True
+        cycle.body = bytearray()
+        cycle.message_event.set()
+        transport.set_protocol(successor)
+        # a pipelined request or a long body stopped the reading, and then the end of the connection is never seen
+        flow.resume_reading()
+        return transport
 
     def _stop(self, error: HeadwayError) -> None:
         self._refusal = error

@@ -14,6 +14,7 @@ from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.web.access import AccessLog
 from shared.web.protocol import Protocol
+from shared.web.sockets import Socket
 
 _NOTSENT_LOWAT = 25
 """TCP_NOTSENT_LOWAT of <linux/tcp.h>, which `socket` has from Python 3.12 on."""
@@ -23,6 +24,10 @@ _UNSENT = 64 * 1024
 reader gets to them, and would count against our memory."""
 
 _BACKLOG = 2048
+
+_UNMOVED_LEAST = 10.0
+"""Seconds, or three heartbeats if that is longer, for which the other end has acknowledged nothing or taken nothing
+before the kernel gives a connection up: networks are away for a while at times."""
 
 
 class ServeError(Exception):
@@ -42,19 +47,32 @@ def run_service(name: str, start: Callable[[Settings], None]) -> int:
 
 
 def serve(
-    app: Any, *, host: str, port: int, on_exit: Callable[[], Awaitable[None]] | None = None, grace: float = 5
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    on_exit: Callable[[], Awaitable[None]] | None = None,
+    grace: float = 5,
+    heartbeat: float = 15,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one is not waited for.
+
+    `heartbeat`: seconds between two things that are sent on a connection that is otherwise silent; those who vanished
+    without a word are found by it.
 
     After the first, `on_exit` runs while requests are still answered; then nothing new is accepted, and what is
     still being answered has `grace` seconds. Raises ServeError when it cannot listen, SystemExit(3) when the
     application does not start (the log says why).
     """
-    listener = _listen(host, port)
+    listener = _listen(host, port, max(_UNMOVED_LEAST, 3 * heartbeat))
     config = uvicorn.Config(
         AccessLog(app),
         loop="uvloop",
         http=Protocol,
+        ws=Socket,
+        ws_ping_interval=heartbeat,
+        ws_ping_timeout=max(_UNMOVED_LEAST, 2 * heartbeat),
+        ws_per_message_deflate=False,  # it would take 300 KB for each connection, and half of our time
         lifespan="on",
         interface="asgi3",
         log_config=None,  # uvicorn's warnings go where ours go
@@ -104,7 +122,7 @@ class _Server(uvicorn.Server):
             self.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, unmoved: float) -> socket.socket:
     """Bound and listening before anything else is started, so that a taken port is one clear sentence."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -114,7 +132,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sys.platform == "linux":
-            listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)  # connections inherit it
+            # connections inherit both
+            listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * unmoved))
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:

@@ -258,7 +258,11 @@ class Stream:
         return self._raw
 
     def _chunk(self) -> bytes:
-        """One chunk of HTTP/1.1; empty at the end."""
+        """One chunk of HTTP/1.1, or what has come where the end of the connection is the end; empty at the end."""
+        if self.headers.get("transfer-encoding") != "chunked":
+            data, self._raw = self._raw or self._socket.recv(256 * 1024), b""
+            self.ended = not data
+            return data
         while b"\r\n" not in self._raw:
             self._receive()
         size_text, _, rest = self._raw.partition(b"\r\n")

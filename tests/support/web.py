@@ -12,14 +12,31 @@ import uvicorn
 from shared.auth import issue_token
 from shared.settings import Settings
 from shared.web.protocol import Protocol
+from shared.web.sockets import Socket
 from tests.support.batches import OWNER, wait_for
 
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """The address at which the application answers."""
+    with served_by(app) as (address, _):
+        yield address
+
+
+@contextmanager
+def served_by(app: Any, **config_options: Any) -> Iterator[tuple[str, uvicorn.Server]]:
+    """The address at which the application answers, and the server, which runs in a thread of its own."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=Protocol, lifespan="on"
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        access_log=False,
+        http=Protocol,
+        ws=Socket,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        **config_options,
     )
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)
@@ -27,7 +44,7 @@ def served(app: Any) -> Iterator[str]:
     try:
         wait_for(lambda: server.started or not thread.is_alive(), "the server to start")
         host, port = server.servers[0].sockets[0].getsockname()
-        yield f"http://{host}:{port}"
+        yield f"http://{host}:{port}", server
     finally:
         server.should_exit = True
         thread.join(20)

@@ -1,0 +1,73 @@
+"""A connection that was handed over: one viewer on one socket, and nothing else.
+
+It says no more than what the kernel takes at once: what it cannot write it has not pulled, so a slow reader holds one
+chunk.
+"""
+
+import asyncio
+
+from services.stream.carrier import GREETING, Carrier, Limits
+from services.stream.hub import Hub
+from services.stream.viewer import Viewer
+from shared.web.access import tell_request
+from shared.web.handover import Handover
+
+
+class Connection(Carrier, asyncio.Protocol):
+    """`now`, by the loop's clock: when it was asked for. `route`: for the log."""
+
+    __slots__ = ("_began", "_paused", "_route", "_transport")
+
+    def __init__(self, viewer: Viewer, limits: Limits, hub: Hub, now: float, *, route: str) -> None:
+        super().__init__(viewer, limits, hub, now)
+        self._began = now
+        self._paused = False
+        self._route = route
+
+    def take_over(self, handover: Handover) -> None:
+        """Begins to speak. Raises Gone."""
+        self._transport = handover.take(self)
+        # every write is tried at once, and what does not fit is heard of at once
+        self._transport.set_write_buffer_limits(high=0)
+        self._transport.write(GREETING)
+        self.begin()
+
+    @property
+    def stuck(self) -> bool:
+        return self._paused
+
+    def turn(self, now: float) -> None:
+        if self._paused or self.closed:
+            return
+        viewer = self.viewer
+        chunk = self.utterance(now)
+        if chunk is not None:
+            self._transport.write(chunk)
+        if viewer.over:
+            self.closed = True
+            self._transport.close()  # after what is still to be written
+        elif chunk is not None and not self._paused and viewer.has_more:
+            self.wake()
+
+    def cut(self) -> None:
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self.closed:
+            self.wake()
+
+    def data_received(self, data: bytes) -> None:
+        """Nothing more is to be asked on this connection."""
+
+    def eof_received(self) -> None:
+        """Somebody who cannot say anything any more is taken to be gone, as by the server before us."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's signature
+        self.closed = True
+        self._hub.leave(self.viewer)
+        seconds = asyncio.get_running_loop().time() - self._began
+        tell_request("GET", self._route, 200, seconds)

@@ -1,0 +1,66 @@
+"""The pump: connections that have something to write take turns, so that however many there are the loop stays free."""
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+import structlog
+
+SLICE = 0.003
+"""Seconds of writing, after which everybody else in the loop has a turn: a fan-out to thousands is no stall."""
+
+_LOOK = 8
+"""Turns between two looks at the clock; a turn is a few microseconds, with a long chunk tens of them."""
+
+log = structlog.get_logger(__name__)
+
+
+class Turning(Protocol):
+    """Who takes turns. Slots for both are the implementor's: there are as many of them as viewers."""
+
+    queued: bool
+    """In the queue already."""
+
+    def turn(self, now: float) -> None:
+        """Write one chunk at most; `now` is the loop's time."""
+
+    def cut(self) -> None:
+        """Something went wrong in its turn."""
+
+
+class Pump:
+    """Works in the loop that runs when it is first used."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Turning] = deque()
+        self._running = False
+
+    def add(self, one: Turning) -> None:
+        """It shall have a turn; asking twice before that gives one."""
+        if one.queued:
+            return
+        one.queued = True
+        self._waiting.append(one)
+        if not self._running:
+            self._running = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting
+        now = loop.time()
+        end = now + SLICE
+        while waiting and now < end:
+            for _ in range(min(_LOOK, len(waiting))):
+                one = waiting.popleft()
+                one.queued = False
+                try:
+                    one.turn(now)
+                except Exception:  # one connection must not take the others along
+                    log.exception("a connection's turn failed")
+                    one.cut()
+            now = loop.time()
+        if waiting:
+            loop.call_soon(self._run)
+        else:
+            self._running = False

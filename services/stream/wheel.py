@@ -1,0 +1,63 @@
+"""The timer wheel: heartbeats and lifetimes of all connections on one timer, looked at only when they might be due.
+
+A delivery costs it nothing: whoever is looked at says itself when to look again.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Due(Protocol):
+    """What stands on the wheel."""
+
+    def due(self, now: float) -> float | None:
+        """When to be looked at again, by the loop's time; None: not any more."""
+
+    def cut(self) -> None:
+        """End it at once."""
+
+
+class Wheel:
+    """`tick`: seconds; how late it may be."""
+
+    def __init__(self, tick: float) -> None:
+        self._tick = tick
+        self._slots: dict[int, list[Due]] = {}
+        self._turned = 0
+        """The last slot that was looked at."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __iter__(self) -> Iterator[Due]:
+        """Whoever stands on it, those who have left but were not looked at since included."""
+        for slot in list(self._slots.values()):
+            yield from slot
+
+    def start(self) -> None:
+        """In the running loop."""
+        self._turned = int(asyncio.get_running_loop().time() / self._tick)
+        self._arm()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._slots.clear()
+
+    def add(self, one: Due, when: float) -> None:
+        slot = max(int(when / self._tick), self._turned) + 1
+        self._slots.setdefault(slot, []).append(one)
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at((self._turned + 1) * self._tick, self._turn)
+
+    def _turn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        reached = max(int(now / self._tick), self._turned + 1)
+        passed = range(self._turned + 1, reached + 1)
+        self._turned = reached
+        for slot in passed:
+            for one in self._slots.pop(slot, ()):
+                when = one.due(now)
+                if when is not None:
+                    self.add(one, when)
+        self._arm()
