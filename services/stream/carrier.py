@@ -31,7 +31,7 @@ class Limits(Struct, frozen=True, gc=False):
 class Carrier:
     """Of one viewer, until it is `closed`: takes turns in the hub's pump, and stands on its wheel."""
 
-    __slots__ = ("_hub", "_limits", "_spoke", "closed", "queued", "viewer")
+    __slots__ = ("_hub", "_limits", "closed", "queued", "viewer")
 
     def __init__(self, viewer: Viewer, limits: Limits, hub: "Hub", now: float) -> None:
         self.viewer = viewer
@@ -39,12 +39,12 @@ class Carrier:
         self.closed = False
         self._limits = limits
         self._hub = hub
-        self._spoke = now
+        viewer.spoke = now
 
     def begin(self) -> None:
         """From now on it hears of changes; the first are there already."""
         self.viewer.on_change = self.wake
-        self._hub.wheel.add(self, min(self._spoke + self._limits.heartbeat, self._limits.end))
+        self._hub.wheel.add(self, min(self.viewer.spoke + self._limits.heartbeat, self._limits.end))
         self.wake()
 
     def wake(self) -> None:
@@ -63,7 +63,7 @@ class Carrier:
                 return None
             self.wake()
             return now + limits.heartbeat
-        silent = self._spoke + limits.heartbeat
+        silent = self.viewer.topic.audience.spoke(self.viewer) + limits.heartbeat
         if now >= silent:
             self.wake()
             silent = now + limits.heartbeat
@@ -77,10 +77,10 @@ class Carrier:
             chunk: bytes | None = timeout_event(limits.reason)
         else:
             chunk = viewer.pull()
-            if chunk is None and now >= self._spoke + limits.heartbeat and viewer.between and not viewer.over:
+            if chunk is None and now >= viewer.spoke + limits.heartbeat and viewer.between and not viewer.over:
                 chunk = ping_event(time.time_ns() // 1_000_000)
         if chunk is not None:
-            self._spoke = now
+            viewer.spoke = now
         return chunk
 
     @property

@@ -16,7 +16,7 @@ from shared.web.handover import Handover
 class Connection(Carrier, asyncio.Protocol):
     """`now`, by the loop's clock: when it was asked for. `route`: for the log."""
 
-    __slots__ = ("_began", "_paused", "_route", "_transport")
+    __slots__ = ("_began", "_fd", "_paused", "_route", "_transport")
 
     def __init__(self, viewer: Viewer, limits: Limits, hub: Hub, now: float, *, route: str) -> None:
         super().__init__(viewer, limits, hub, now)
@@ -30,6 +30,8 @@ class Connection(Carrier, asyncio.Protocol):
         # every write is tried at once, and what does not fit is heard of at once
         self._transport.set_write_buffer_limits(high=0)
         self._transport.write(GREETING)
+        self._fd = self._transport.get_extra_info("socket").fileno()
+        self.viewer.carry_on = self._carry_on
         self.begin()
 
     @property
@@ -40,20 +42,35 @@ class Connection(Carrier, asyncio.Protocol):
         if self._paused or self.closed:
             return
         viewer = self.viewer
+        audience = viewer.topic.audience
+        audience.wake(viewer)
         chunk = self.utterance(now)
         if chunk is not None:
             self._transport.write(chunk)
         if viewer.over:
             self.closed = True
             self._transport.close()  # after what is still to be written
-        elif chunk is not None and not self._paused and viewer.has_more:
+        elif self._paused:
+            pass  # until there is room
+        elif chunk is not None and viewer.has_more:
             self.wake()
+        elif not viewer.has_more:
+            audience.rest(viewer, self._fd, now)
+
+    def _wake_up(self) -> None:
+        self.viewer.topic.audience.wake(self.viewer)
+
+    def _carry_on(self, rest: bytes) -> None:
+        """The kernel did not take all of what was written past the transport."""
+        self._transport.write(rest)
 
     def cut(self) -> None:
+        self._wake_up()
         self._transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._wake_up()
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -65,9 +82,11 @@ class Connection(Carrier, asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Somebody who cannot say anything any more is taken to be gone, as by the server before us."""
+        self.closed = True
+        self._wake_up()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's signature
         self.closed = True
-        self._hub.leave(self.viewer)
+        self._hub.leave(self.viewer)  # before its socket's number is given to somebody else's
         seconds = asyncio.get_running_loop().time() - self._began
         tell_request("GET", self._route, 200, seconds)

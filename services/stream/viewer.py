@@ -21,12 +21,15 @@ class Viewer:
         "_encode",
         "_farewell",
         "_reason",
+        "carry_on",
         "dismissed",
         "filters",
         "on_change",
         "over",
         "place",
         "position",
+        "socket",
+        "spoke",
         "topic",
     )
 
@@ -35,6 +38,12 @@ class Viewer:
         self.filters = filters
         self.position = Position()
         self.on_change: Callable[[], None] = _nobody_listens
+        self.socket = -1
+        """Of its own, while it is at rest in the crowd that has its place; then `position` is the crowd's, not this."""
+        self.carry_on: Callable[[bytes], None] = _nobody_carries
+        """Told what the socket did not take of what it was sent at rest."""
+        self.spoke = 0.0
+        """When it was last sent something, by the clock of the event loop."""
         self.over = False
         """Nothing more will come: the connection may end."""
         self.place: Place | None = None
@@ -103,15 +112,18 @@ class Viewer:
         """Where its reader begins, or why it must begin anew; as things are now, whatever was before."""
         self.position = start if isinstance(start, Position) else Position()
         self._reason = None if isinstance(start, Position) else start
+        self.topic.audience.wake(self)
 
     def reset(self, reason: ResetReason) -> None:
         """What it was sent counts for nothing now: it is told so once what it is being sent is through."""
+        self.topic.audience.wake(self)
         self._reason = reason
 
     def dismiss(self, why: ErrorCode, farewell: bytes) -> None:
         """These are the last events, after what it is being sent."""
         self.dismissed = why
         self._farewell = farewell
+        self.topic.audience.wake(self)
         self.on_change()
 
     def _forget(self, reason: ResetReason) -> bytes:
@@ -121,4 +133,8 @@ class Viewer:
 
 
 def _nobody_listens() -> None:
+    pass
+
+
+def _nobody_carries(rest: bytes) -> None:
     pass

@@ -1,0 +1,81 @@
+"""An audience: who watches one topic, and which of them are at rest, for whom one cursor and one loop of writes will do.
+
+A viewer is at rest while it has been sent all that there was and can be sent more. All at rest with the same filters make a
+crowd: they are at the same place, so the crowd's position is theirs, and none of them is looked at when something is new.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.stream.topic import Position
+    from services.stream.viewer import Viewer
+    from shared.event_ids import Filters
+
+
+class Crowd:
+    """Of one choice of filters. Members are known by their sockets, to which whoever has news may write."""
+
+    __slots__ = ("before", "frame", "members", "pending", "position", "spoke")
+
+    def __init__(self, position: "Position", now: float) -> None:
+        self.members: dict[int, Viewer] = {}
+        self.position = position
+        """Of all members, but for those in `pending`, who are `before` it and get `frame` next."""
+        self.before = position
+        self.pending: set[int] = set()
+        self.frame = b""
+        self.spoke = now
+        """When members were last sent something, by the clock of the event loop."""
+
+
+class Audience:
+    """Of one topic."""
+
+    __slots__ = ("awake", "crowds", "viewers")
+
+    def __init__(self) -> None:
+        self.viewers: set[Viewer] = set()
+        self.awake: set[Viewer] = set()
+        """Those who are in no crowd."""
+        self.crowds: dict[Filters, Crowd] = {}
+
+    def enter(self, viewer: "Viewer") -> None:
+        self.viewers.add(viewer)
+        self.awake.add(viewer)
+
+    def leave(self, viewer: "Viewer") -> None:
+        self.wake(viewer)
+        self.viewers.discard(viewer)
+        self.awake.discard(viewer)
+
+    def rest(self, viewer: "Viewer", socket: int, now: float) -> None:
+        """It has been sent all that there is. Where its crowd is elsewhere just now, it stays awake."""
+        crowd = self.crowds.get(viewer.filters)
+        if crowd is None:
+            crowd = self.crowds[viewer.filters] = Crowd(viewer.position, now)
+        elif crowd.position != viewer.position:
+            return
+        crowd.members[socket] = viewer
+        viewer.socket = socket
+        self.awake.discard(viewer)
+
+    def spoke(self, viewer: "Viewer") -> float:
+        """When it was last sent something, by the clock of the event loop."""
+        return viewer.spoke if viewer.socket < 0 else max(viewer.spoke, self.crowds[viewer.filters].spoke)
+
+    def wake(self, viewer: "Viewer") -> None:
+        """It is on its own again, and knows where it is."""
+        socket = viewer.socket
+        if socket < 0:
+            return
+        crowd = self.crowds[viewer.filters]
+        viewer.spoke = max(viewer.spoke, crowd.spoke)
+        viewer.position = crowd.position
+        viewer.socket = -1
+        del crowd.members[socket]
+        if socket in crowd.pending:
+            crowd.pending.discard(socket)
+            viewer.position = crowd.before
+        if not crowd.members:
+            del self.crowds[viewer.filters]
+        self.awake.add(viewer)

@@ -1,0 +1,97 @@
+"""A round: everybody who watches a topic is told what is new, a portion at a time.
+
+Who is at rest is told right here, at the price of a write to a socket; all others are woken and take turns of their own.
+"""
+
+from os import write
+
+from services.stream.audience import Audience, Crowd
+from services.stream.pump import Pump
+from services.stream.topic import Topic
+from shared.event_ids import Filters
+
+_PORTION = 64
+"""Writes in one turn: a fraction of a millisecond."""
+
+
+class Round:
+    """Of one topic. One at a time: what becomes new meanwhile is for the next."""
+
+    __slots__ = ("_again", "_audience", "_crowds", "_pump", "_topic", "queued")
+
+    def __init__(self, topic: Topic, pump: Pump) -> None:
+        self.queued = False
+        self._topic = topic
+        self._audience: Audience = topic.audience
+        self._pump = pump
+        self._crowds: list[Crowd] = []
+        """Those that are still to be told."""
+        self._again = False
+
+    def begin(self) -> None:
+        """There is something new, or may be."""
+        if self._crowds:
+            self._again = True
+            return
+        for viewer in tuple(self._audience.awake):
+            viewer.on_change()
+        for filters, crowd in tuple(self._audience.crowds.items()):
+            self._gather(filters, crowd)
+        if self._crowds:
+            self._pump.add(self)
+
+    def turn(self, now: float) -> None:
+        crowd = self._crowds[-1]
+        self._tell(crowd, now)
+        if not crowd.pending:
+            self._crowds.pop()
+        if self._crowds:
+            self._pump.add(self)
+        elif self._again:
+            self._again = False
+            self.begin()
+
+    def cut(self) -> None:
+        """A turn failed: whoever was to be told in it and in those that follow finds out alone."""
+        for crowd in self._crowds:
+            for socket in tuple(crowd.pending):
+                self._wake(crowd, socket)
+        self._crowds.clear()
+
+    def _gather(self, filters: Filters, crowd: Crowd) -> None:
+        topic = self._topic
+        if crowd.position.version >= topic.version:
+            return
+        delivery = topic.delivery(crowd.position, filters)
+        frame = delivery.only
+        if frame is None or delivery.final:  # that takes each of them several turns, or is followed by its end
+            for socket in tuple(crowd.members):
+                self._wake(crowd, socket)
+            return
+        crowd.pending = set(crowd.members)
+        crowd.before, crowd.position, crowd.frame = crowd.position, delivery.position, frame
+        self._crowds.append(crowd)
+
+    def _wake(self, crowd: Crowd, socket: int) -> None:
+        viewer = crowd.members[socket]
+        self._audience.wake(viewer)
+        viewer.on_change()
+
+    def _tell(self, crowd: Crowd, now: float) -> None:
+        """A portion of those who are still to be told."""
+        crowd.spoke = now
+        pending, frame = crowd.pending, crowd.frame
+        size = len(frame)
+        short = []
+        for _ in range(min(_PORTION, len(pending))):
+            socket = pending.pop()
+            try:
+                written = write(socket, frame)
+            except OSError:  # no room; or the other end is gone, which its transport finds out
+                written = 0
+            if written != size:
+                short.append((socket, written))
+        for socket, written in short:
+            viewer = crowd.members[socket]
+            self._audience.wake(viewer)
+            viewer.carry_on(frame[written:])
