@@ -26,7 +26,7 @@ run: .venv/run.stamp  ## start everything, with a demonstration (DEMO=0: without
 	@exec $(BIN)/headway run $(if $(filter 0,$(DEMO)),--no-demo)
 
 test: .venv/dev.stamp  ## run all tests on real servers (ARGS="-k name" for some)
-	@exec $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint types imports  ## everything else that CI looks at: lint, types, imports and the rules of this repository
 	@$(BIN)/python -m infra.ci
@@ -45,7 +45,7 @@ format: .venv/dev.stamp  ## let ruff format and fix what it can
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
-bench: .venv/dev.stamp  ## measure against baselines, about five minutes, into docs/benchmarks.md (ARGS="--only NAME": print one)
+bench: .venv/dev.stamp  ## measure against baselines, about ten minutes, into docs/benchmarks.md (ARGS="--only NAME": print one)
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 smoke: .venv/run.stamp  ## check a running Headway from outside (URL and TOKEN; without them the one that runs here)

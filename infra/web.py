@@ -13,7 +13,7 @@ from services.stream.app import create_app as create_stream
 from shared.settings import Settings
 from shared.web.serve import run_service, serve
 
-_STREAM = re.compile(r"/api/batches/[^/]+/(stream|changes)/?")
+_STREAM = re.compile(r"/api/(batches/[^/]+/(stream|changes)|stream|ws)/?|/metrics/?")
 
 
 class Web:

@@ -313,7 +313,7 @@ class Change:
         delta = None
         if self._jobs is not None:
             delta = Delta(batch_of(row), list(self._jobs.values()), self._lines, self._line_count)
-        return make_frame(self.batch.epoch, self.batch.version, self.version, delta)
+        return make_frame(self.batch.epoch, self.batch.version, self.version, delta, self.batch.owner)
 
     @property
     def _here(self) -> dict[str, Any]:

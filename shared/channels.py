@@ -3,6 +3,7 @@
 | name | type | what |
 |---|---|---|
 | `headway:batch:{<id>}` | pub/sub | a `Frame` after each commit that changed the batch |
+| `headway:owner:{<sub>}` | pub/sub | an `OwnerFrame` after each commit that changed any of an owner's batches |
 | `headway:conn:{<sub>}` | hash | viewers of an owner: `<process>` → `<how many>:<until, in ms>`; expires by itself |
 | `headway:dramatiq:*` | Dramatiq's | work tickets, one queue for each queue of kinds |
 
@@ -41,14 +42,41 @@ class Frame(Struct, rename={"since": "from"}):
     since: int
     to: int
     delta: Raw = Raw(b"null")
+    at: int = 0
+    """When it was committed, in milliseconds since 1970 by the publisher's clock; 0: it was not said."""
+    owner: str = ""
+    """Whose batch it is, and who is to be told of it; empty: nobody."""
+
+
+class OwnerFrame(Struct, rename="camel"):
+    """What became of one batch of an owner's. `batch` is JSON, null when it is large, deleted or not known."""
+
+    format: int
+    epoch: str
+    batch_id: UUID
+    batch: Raw = Raw(b"null")
+    at: int = 0
+
+
+class _Changed(Struct):
+    """Of a delta, what an owner is told."""
+
+    batch: Raw
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
+_decode_owner_frame = msgspec.json.Decoder(OwnerFrame).decode
+_decode_changed = msgspec.json.Decoder(_Changed | None).decode
 _decode_delta = msgspec.json.Decoder(Delta | None).decode
 
 
 def batch_channel(namespace: str, batch_id: UUID) -> str:
     return f"{namespace}headway:batch:{{{batch_id}}}"
+
+
+def owner_channel(namespace: str, owner: str) -> str:
+    """As for `viewers_key`."""
+    return f"{namespace}headway:owner:{{{owner}}}"
 
 
 def viewers_key(namespace: str, owner: str) -> str:
@@ -60,10 +88,10 @@ def broker_namespace(namespace: str) -> str:
     return f"{namespace}headway:dramatiq"
 
 
-def make_frame(epoch: str, since: int, to: int, delta: Delta | None) -> Frame:
+def make_frame(epoch: str, since: int, to: int, delta: Delta | None, owner: str) -> Frame:
     """The frame, without its delta if that is too large to send to everybody."""
     encoded = encode(delta)
-    return Frame(FORMAT, epoch, since, to, Raw(encoded if len(encoded) <= LARGEST_DELTA else b"null"))
+    return Frame(FORMAT, epoch, since, to, Raw(encoded if len(encoded) <= LARGEST_DELTA else b"null"), owner=owner)
 
 
 def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
@@ -75,6 +103,21 @@ def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
         return frame, _decode_delta(frame.delta)
     except msgspec.MsgspecError:
         return None
+
+
+def decode_owner_frame(message: bytes) -> OwnerFrame | None:
+    """None for a message of another format."""
+    try:
+        frame = _decode_owner_frame(message)
+    except msgspec.MsgspecError:
+        return None
+    return frame if frame.format == FORMAT else None
+
+
+def _owner_frame(batch_id: UUID, frame: Frame) -> OwnerFrame:
+    changed = _decode_changed(frame.delta)
+    batch = Raw(b"null") if changed is None else changed.batch
+    return OwnerFrame(FORMAT, frame.epoch, batch_id, batch, frame.at)
 
 
 class Publisher:
@@ -91,8 +134,27 @@ class Publisher:
         """To be called after the commit."""
         if self.suspended or time.monotonic() < self._away_until:
             return
+        frame.at = frame.at or time.time_ns() // 1_000_000
+        messages = {batch_channel(self._namespace, batch_id): encode(frame)}
+        if frame.owner:
+            messages[owner_channel(self._namespace, frame.owner)] = encode(_owner_frame(batch_id, frame))
+        self._send(messages)
+
+    def announce(self, batch_id: UUID, owner: str) -> None:
+        """There is a new batch: to be called after the commit."""
+        if not self.suspended and time.monotonic() >= self._away_until:
+            news = OwnerFrame(FORMAT, "", batch_id, at=time.time_ns() // 1_000_000)
+            self._send({owner_channel(self._namespace, owner): encode(news)})
+
+    def _send(self, messages: dict[str, bytes]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for channel, message in messages.items():
+            pipeline.publish(channel, message)
         try:
-            self._client.publish(batch_channel(self._namespace, batch_id), encode(frame))
+            pipeline.execute()
+            if self._away_until:
+                self._away_until = 0.0
+                log.info("redis is there again, publishing")
         except (redis.RedisError, OSError) as error:
             self._away_until = time.monotonic() + _AWAY_FOR
             log.warning("redis is away, publishing nothing", error=type(error).__name__)

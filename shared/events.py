@@ -98,9 +98,37 @@ class Truncated(Struct, rename="camel"):
 
 
 EventName = Literal["progress", "log", "complete", "ping", "reset", "timeout", "error"]
+FeedEventName = Literal["batches", "batch"]
+"""Of a feed, besides `ping`, `timeout` and `error`."""
+
 ResetReason = Literal["epoch", "ahead", "invalid_id", "filters"]
 TimeoutReason = Literal["lifetime", "token_expired"]
 ErrorCode = Literal["too_many_connections", "draining", "overloaded", "deleted", "internal"]
+SocketErrorCode = Literal[
+    ErrorCode,
+    "unauthenticated",
+    "forbidden",
+    "not_found",
+    "malformed",
+    "invalid",
+    "conflict",
+    "too_many_subscriptions",
+    "too_many_messages",
+]
+"""Of the `error` of a WebSocket."""
+
+
+class Batches(Struct):
+    """The data of `batches`, with which a feed begins: active and latest ones, newest first."""
+
+    items: list[Batch]
+
+
+class BatchDeleted(Struct, rename="camel"):
+    """The data of `batch` when there is nothing more to tell of it."""
+
+    batch_id: Id
+    deleted: Literal[True] = True
 
 
 class BatchChange(Batch):
@@ -170,7 +198,7 @@ EVENTS: dict[EventName, type[Struct]] = {
 encode = msgspec.json.Encoder().encode
 
 
-def sse(event: EventName, data: bytes, event_id: str | None = None) -> bytes:
+def sse(event: EventName | FeedEventName, data: bytes, event_id: str | None = None) -> bytes:
     """One Server-Sent Event. `data` is JSON, which never holds a raw line break."""
     head = f"event: {event}\n" if event_id is None else f"event: {event}\nid: {event_id}\n"
     return b"%bdata: %b\n\n" % (head.encode(), data)

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from shared.errors import Unauthenticated, Unavailable
 from shared.settings import Settings
@@ -169,7 +169,7 @@ def read_keys(document: bytes, algorithm: str) -> dict[str | None, PyJWK]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unusable("it is not a JWKS document") from None
     found: dict[str | None, PyJWK] = {}
-    usable = [key for jwk in listed[:MOST] if (key := _usable(jwk, algorithm)) is not None]
+    usable = [key for raw in listed[:MOST] if (key := _usable(raw, algorithm)) is not None]
     for key in usable:
         if key.key_id is not None:
             found.setdefault(key.key_id, key)
@@ -209,16 +209,23 @@ def _cut(connection: http.client.HTTPConnection) -> None:
 
 
 class _Document(Struct):
-    keys: list[Any]
+    keys: list[Raw]
+    """Read one by one: what is odd about one does not make the others useless."""
 
 
-def _usable(jwk: Any, algorithm: str) -> PyJWK | None:
+def _usable(raw: Raw, algorithm: str) -> PyJWK | None:
     """The key, if it is what `algorithm` needs and for nothing else by its own account."""
     kind, curve = _KEY_TYPES[algorithm]
+    try:
+        jwk: Any = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
     if not isinstance(jwk, dict) or jwk.get("kty") != kind or jwk.get("crv") != curve or "d" in jwk:
         return None  # `d`: a private key, which is private no longer
     operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("alg", algorithm) != algorithm or jwk.get("use", "sig") != "sig" or "verify" not in operations:
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    if jwk.get("alg", algorithm) != algorithm or jwk.get("use", "sig") != "sig":
         return None
     if not isinstance(jwk.get("kid", ""), str):
         return None

@@ -59,6 +59,12 @@ batches = sa.Table(
     postgresql_with={"fillfactor": "30"},
 )
 sa.Index("ix_batches_owner_id", batches.c.owner, batches.c.id.desc())
+sa.Index(
+    "ix_batches_active",
+    batches.c.owner,
+    batches.c.id.desc(),
+    postgresql_where=sa.text("finished_at IS NULL"),
+)
 sa.Index("ix_batches_finished_at", batches.c.finished_at, postgresql_where=sa.text("finished_at IS NOT NULL"))
 
 jobs = sa.Table(

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from msgspec import Meta, Struct
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Key = Annotated[str, Meta(min_length=32)]
+
+Network = IPv4Network | IPv6Network
 
 # A host, which is in lower case and no international one as written, and perhaps a port.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[1-9]\d{0,4})?")
@@ -98,6 +101,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How often they are asked after while it is there, to heal a lost last message."""
     owner_viewers: Count = 10_000
     """Streams that one owner may have open at once, in all processes together."""
+    viewers: Count = 15_000
+    """Viewers that one process takes; each needs an open file."""
+    buffer: Count = 256 * 2**20
+    """What one stream process may hold for slow readers, about; beyond it they take turns."""
+    address_viewers: Count | None = None
+    """Streams from one address that one process takes; as many as it takes at all unless set: behind a gateway that is
+    not in `proxies`, or a company's, everybody comes from one address.
+    """
+    proxies: str = ""
+    """Addresses and networks, with commas between, whose X-Forwarded-For says where a connection comes from."""
 
     def __repr__(self) -> str:
         """Says nothing: half of the values are secrets, and this ends up in tracebacks."""
@@ -124,6 +137,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     _check_servers(settings)
     _check_keys(settings)
     read_origins(settings)
+    read_proxies(settings)
     return settings
 
 
@@ -155,6 +169,17 @@ def read_origins(settings: Settings) -> frozenset[bytes]:
                 "http://localhost:3000, in lower case, without a path, and without the port that goes without saying"
             )
     return frozenset(origin.encode() for origin in origins)
+
+
+def read_proxies(settings: Settings) -> tuple[Network, ...]:
+    """`proxies`. Raises SettingsError."""
+    proxies = [proxy.strip() for proxy in settings.proxies.split(",") if proxy.strip()]
+    try:
+        return tuple(map(ip_network, proxies))
+    except ValueError as error:
+        raise SettingsError(
+            f"HEADWAY_PROXIES: expected addresses and networks like 10.0.0.0/8,2001:db8::1; {error}"
+        ) from None
 
 
 def _check_keys(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from infra.embedded.valkey import Valkey
 from infra.migrations.migrate import migrate
 from shared.database import connect_url, make_engine
 from shared.settings import Settings
+from tests.support.ports import own_port
 
 _numbers = count(1)
 
@@ -45,7 +46,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
-    server = Postgres(tmp_path_factory.mktemp("postgres"), durable=False)
+    server = Postgres(tmp_path_factory.mktemp("postgres"), own_port(), durable=False)
     server.start()
     yield server.url
     server.stop()
@@ -57,7 +58,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("REDIS_URL"):
         yield url
         return
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server = Valkey(tmp_path_factory.mktemp("valkey"), own_port())
     server.start()
     yield server.url
     server.stop()

@@ -77,6 +77,8 @@ class Postgres(Server):
             *("-c", f"unix_socket_directories={self._socket_directory()}"),
             *("-c", "unix_socket_permissions=0700"),
             *("-c", "max_connections=200"),
+            # in the data directory: /dev/shm would keep what a killed server leaves, and is small in containers
+            *("-c", "dynamic_shared_memory_type=mmap"),
             *("-c", "timezone=UTC"),
             *("-c", "log_timezone=UTC"),
             *("-c", "log_checkpoints=off"),

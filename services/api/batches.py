@@ -75,6 +75,7 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
             uploads=uploads,
             batch_id=batch_id,
         )
+    resources.publisher.announce(batch_id, owner)
     send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
     return _reply(request, resources, batch_of(row), HTTPStatus.CREATED)
 

@@ -1,17 +1,16 @@
 """An advance: what brings a topic from one version of its batch to a later one, by whichever way it came."""
 
-from typing import NamedTuple
-
 from msgspec import Struct
 
 from shared.events import Batch, Delta, Job, Line, encode
 
 
-class Part(NamedTuple):
+class Part(Struct, frozen=True, gc=False):
     """A job or a log line, encoded once for everybody, and the version that last touched it."""
 
     version: int
-    key: str
+    number: int
+    """Of a job, its position in the batch; of a line, which of its job's it is."""
     data: bytes
 
 
@@ -29,11 +28,11 @@ class Advance(Struct, frozen=True):
 
 
 def job_part(version: int, job: Job) -> Part:
-    return Part(version, job.id, encode(job))
+    return Part(version, job.position, encode(job))
 
 
 def line_part(version: int, line: Line) -> Part:
-    return Part(version, line.job_id, encode(line))
+    return Part(version, line.n, encode(line))
 
 
 def advance_of(epoch: str, since: int, to: int, delta: Delta) -> Advance:

@@ -1,9 +1,7 @@
-"""The stream service over HTTP: `GET /api/batches/{id}/stream` and its own health."""
+"""The stream service: `GET /api/batches/{id}/stream` with its like, `GET /api/ws`, and its own health."""
 
-import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -14,12 +12,16 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
-from services.stream.carrier import Limits
 from services.stream.changes import ChangesReply, encode_changes
+from services.stream.exposition import Exposition
 from services.stream.frames import error_event
 from services.stream.history import History
 from services.stream.hub import Hub
+from services.stream.lifetime import limits_of
+from services.stream.metrics import Metrics
 from services.stream.sse import EventStream, Refusal, accepts_events, headers_only, nothing_more
+from services.stream.viewer import Viewer
+from services.stream.websocket import converse, no_upgrade
 from shared.database import make_async_engine
 from shared.errors import HeadwayError, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -27,11 +29,12 @@ from shared.events import ErrorCode
 from shared.keys import make_keys
 from shared.settings import Settings
 from shared.web.health import Part, health_routes
-from shared.web.identity import Reader, reader
+from shared.web.identity import bearer_reader, reader
+from shared.web.metrics import metrics_route
 from shared.web.origins import admit_origins
 from shared.web.parameters import read_query
 from shared.web.problems import EXCEPTION_HANDLERS
-from shared.web.watching import ChangesQuery, StreamQuery
+from shared.web.watching import ChangesQuery, FeedQuery, StreamQuery
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +47,8 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
     engine = make_async_engine(settings.database_url, pool_size=_CONNECTIONS, application="headway-stream")
     # apart from the topics' connections: a busy process is not one that has lost its database
     probe = make_async_engine(settings.database_url, pool_size=1, application="headway-stream-health")
-    hub = Hub(settings, History(engine), jitter=jitter)
+    metrics = Metrics()
+    hub = Hub(settings, History(engine, metrics), jitter=jitter, metrics=metrics)
     keys = make_keys(settings)
 
     @asynccontextmanager
@@ -65,7 +69,15 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
 
     parts = [Part("postgresql", History(probe).check), Part("redis", redis, needed=False)]
     app = Litestar(
-        [stream, changes, health_routes(parts, draining=lambda: hub.draining)],
+        [
+            stream,
+            changes,
+            feed,
+            converse,
+            no_upgrade,
+            health_routes(parts, draining=lambda: hub.draining),
+            metrics_route(Exposition(metrics, hub.standing)),
+        ],
         state=State({"settings": settings, "token_keys": keys, "hub": hub, "jitter": jitter}),
         lifespan=[lifespan],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -84,22 +96,30 @@ async def stream(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> A
     who = await reader(request, batch_id)
     query = read_query(request, StreamQuery)
     last_id = request.headers.get("last-event-id") or query.last_event_id
-    try:
-        viewer = await hub.join(batch_id, who.owner, Filters(query.jobs, query.logs), last_id)
-    except (TooManyRequests, Unavailable) as error:
-        return _refuse(request, hub, error)
-    except HeadwayError:
-        raise
-    except Exception:
-        if not accepts_events(request.scope):
-            raise
-        # our mistake; but any other status than 200 would end an EventSource for good
-        log.exception("a stream cannot begin", batch=str(batch_id))
-        return _refuse(request, hub, HeadwayError())
+    filters = Filters(query.jobs, query.logs)
+    came_from = hub.addresses.of(request.scope)
+    viewer = await _joined(request, hub.join(batch_id, who.owner, filters, last_id, came_from=came_from))
+    if isinstance(viewer, Refusal):
+        return viewer
     if viewer.has_everything or request.method == HttpMethod.HEAD:
         hub.leave(viewer)
         return nothing_more if viewer.has_everything else headers_only
-    return EventStream(viewer, _limits(state.settings, who, state.jitter()), hub)
+    return EventStream(viewer, limits_of(state.settings, who, state.jitter()), hub)
+
+
+@route("/api/stream", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def feed(request: Request[Any, Any, Any]) -> ASGIApp:
+    state = request.app.state
+    hub: Hub = state.hub
+    who = await bearer_reader(request)
+    read_query(request, FeedQuery)
+    viewer = await _joined(request, hub.join_feed(who.owner, came_from=hub.addresses.of(request.scope)))
+    if isinstance(viewer, Refusal):
+        return viewer
+    if request.method == HttpMethod.HEAD:
+        hub.leave(viewer)
+        return headers_only
+    return EventStream(viewer, limits_of(state.settings, who, state.jitter()), hub)
 
 
 @route("/api/batches/{batch_id:uuid}/changes", http_method=[HttpMethod.GET, HttpMethod.HEAD])
@@ -109,17 +129,26 @@ async def changes(request: Request[Any, Any, Any], batch_id: FromPath[UUID]) -> 
     query = read_query(request, ChangesQuery)
     filters = Filters(query.jobs, query.logs)
     last_id = "" if query.since == "0" else query.since
-    viewer = await hub.join(batch_id, who.owner, filters, last_id, encode_changes)
+    came_from = hub.addresses.of(request.scope)
+    viewer = await hub.join(batch_id, who.owner, filters, last_id, encode_changes, came_from=came_from)
     return ChangesReply(viewer, hub, wait=0 if request.method == HttpMethod.HEAD else query.wait)
 
 
-def _limits(settings: Settings, who: Reader, jitter: float) -> Limits:
-    now = asyncio.get_running_loop().time()
-    lifetime = settings.lifetime * (0.8 + 0.2 * jitter)  # not all at once, or they would all return at once
-    left = who.expires - time.time()
-    if not who.by_ticket and left < lifetime:
-        return Limits(settings.heartbeat, now + left, "token_expired")
-    return Limits(settings.heartbeat, now + lifetime, "lifetime")
+async def _joined(request: Request[Any, Any, Any], joining: Awaitable[Viewer]) -> Viewer | Refusal:
+    hub: Hub = request.app.state.hub
+    try:
+        return await joining
+    except (TooManyRequests, Unavailable) as error:
+        return _refuse(request, hub, error)
+    except HeadwayError:
+        raise
+    except Exception:
+        if not accepts_events(request.scope):
+            raise
+        # our mistake; but any other status than 200 would end an EventSource for good
+        log.exception("a stream cannot begin", **{name: str(value) for name, value in request.path_params.items()})
+        hub.metrics.refusals["internal"] += 1
+        return _refuse(request, hub, HeadwayError())
 
 
 def _refuse(request: Request[Any, Any, Any], hub: Hub, error: HeadwayError) -> Refusal:

@@ -1,29 +1,43 @@
-"""An audience: who watches one topic, and which of them are at rest, for whom one cursor and one loop of writes will do.
+"""An audience: who watches one topic, and who of them is at rest, for whom one cursor and one loop of writes will do.
 
-A viewer is at rest while it has been sent all that there was and can be sent more. All at rest with the same filters make a
-crowd: they are at the same place, so the crowd's position is theirs, and none of them is looked at when something is new.
+A viewer is at rest while it has been sent all that there was and can be sent more. All at rest with the same filters
+make a crowd: they are at the same place, so the crowd's position is theirs, and nobody looks at each of them when
+something is new.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from services.stream.metrics import UNCOUNTED
 
 if TYPE_CHECKING:
-    from services.stream.topic import Position
+    from services.stream.delivery import Position
     from services.stream.viewer import Viewer
     from shared.event_ids import Filters
+
+
+class Resting(Protocol):
+    """Whatever has a viewer and a socket of its own."""
+
+    viewer: "Viewer"
+
+    def carry_on(self, rest: bytes) -> None:
+        """The socket did not take all that it was sent in its crowd, but not this."""
 
 
 class Crowd:
     """Of one choice of filters. Members are known by their sockets, to which whoever has news may write."""
 
-    __slots__ = ("before", "frame", "members", "pending", "position", "spoke")
+    __slots__ = ("before", "committed", "frame", "members", "pending", "position", "spoke")
 
     def __init__(self, position: "Position", now: float) -> None:
-        self.members: dict[int, Viewer] = {}
+        self.members: dict[int, Resting] = {}
         self.position = position
         """Of all members, but for those in `pending`, who are `before` it and get `frame` next."""
         self.before = position
         self.pending: set[int] = set()
         self.frame = b""
+        self.committed = 0
+        """When what is in `frame` was, as in Delivery."""
         self.spoke = now
         """When members were last sent something, by the clock of the event loop."""
 
@@ -31,13 +45,21 @@ class Crowd:
 class Audience:
     """Of one topic."""
 
-    __slots__ = ("awake", "crowds", "viewers")
+    __slots__ = ("awake", "behind", "crowds", "metrics", "told", "viewers")
 
     def __init__(self) -> None:
         self.viewers: set[Viewer] = set()
         self.awake: set[Viewer] = set()
         """Those who are in no crowd."""
         self.crowds: dict[Filters, Crowd] = {}
+        self.metrics = UNCOUNTED
+        self.told = self.behind = 0
+        """The version that everybody was told of last, and the one before: who has less than that did not keep up."""
+
+    def tell(self, version: int) -> None:
+        """Everybody is about to be told of it."""
+        if version != self.told:
+            self.behind, self.told = self.told if version > self.told else 0, version
 
     def enter(self, viewer: "Viewer") -> None:
         self.viewers.add(viewer)
@@ -48,14 +70,15 @@ class Audience:
         self.viewers.discard(viewer)
         self.awake.discard(viewer)
 
-    def rest(self, viewer: "Viewer", socket: int, now: float) -> None:
-        """It has been sent all that there is. Where its crowd is elsewhere just now, it stays awake."""
+    def rest(self, one: Resting, socket: int, now: float) -> None:
+        """Its viewer has been sent all that there is. Where the crowd is elsewhere just now, it stays awake."""
+        viewer = one.viewer
         crowd = self.crowds.get(viewer.filters)
         if crowd is None:
             crowd = self.crowds[viewer.filters] = Crowd(viewer.position, now)
         elif crowd.position != viewer.position:
             return
-        crowd.members[socket] = viewer
+        crowd.members[socket] = one
         viewer.socket = socket
         self.awake.discard(viewer)
 

@@ -21,9 +21,8 @@ GREETING = sse_retry(2000)
 
 
 class Limits(Struct, frozen=True, gc=False):
-    """Of one connection. `heartbeat` is seconds of silence; `end` is by the clock of the event loop."""
+    """Of one connection. `end` is by the clock of the event loop."""
 
-    heartbeat: float
     end: float
     reason: TimeoutReason
 
@@ -31,20 +30,23 @@ class Limits(Struct, frozen=True, gc=False):
 class Carrier:
     """Of one viewer, until it is `closed`: takes turns in the hub's pump, and stands on its wheel."""
 
-    __slots__ = ("_hub", "_limits", "closed", "queued", "viewer")
+    __slots__ = ("_end", "_hub", "_reason", "closed", "queued", "viewer")
 
     def __init__(self, viewer: Viewer, limits: Limits, hub: "Hub", now: float) -> None:
         self.viewer = viewer
         self.queued = False
         self.closed = False
-        self._limits = limits
+        self._end = limits.end
+        self._reason = limits.reason
         self._hub = hub
         viewer.spoke = now
 
     def begin(self) -> None:
         """From now on it hears of changes; the first are there already."""
-        self.viewer.on_change = self.wake
-        self._hub.wheel.add(self, min(self.viewer.spoke + self._limits.heartbeat, self._limits.end))
+        self._hub.metrics.opened["events"] += 1
+        self._hub.metrics.bytes += len(GREETING)
+        self.viewer.carrier = self
+        self._hub.wheel.add(self, min(self.viewer.spoke + self._hub.heartbeat, self._end))
         self.wake()
 
     def wake(self) -> None:
@@ -56,32 +58,45 @@ class Carrier:
         """For the wheel: a heartbeat, or the end of its life, may have come."""
         if self.closed:
             return None
-        limits = self._limits
-        if now >= limits.end:
-            if now >= limits.end + limits.heartbeat and self.stuck:
+        heartbeat = self._hub.heartbeat
+        if now >= self._end:
+            if now >= self._end + heartbeat and self.stuck:
                 self.cut()  # it was asked to leave, and does not even read that
                 return None
             self.wake()
-            return now + limits.heartbeat
-        silent = self.viewer.topic.audience.spoke(self.viewer) + limits.heartbeat
+            return now + heartbeat
+        silent = self.viewer.topic.audience.spoke(self.viewer) + heartbeat
         if now >= silent:
             self.wake()
-            silent = now + limits.heartbeat
-        return min(silent, limits.end)
+            silent = now + heartbeat
+        return min(silent, self._end)
 
     def utterance(self, now: float) -> bytes | None:
         """What is to be written next, at most frames.CHUNK bytes; None: nothing at present."""
-        viewer, limits = self.viewer, self._limits
-        if now >= limits.end and viewer.between and not viewer.over:
+        viewer = self.viewer
+        if now >= self._end and viewer.between and not viewer.over:
             viewer.over = True
-            chunk: bytes | None = timeout_event(limits.reason)
+            chunk: bytes | None = timeout_event(self._reason)
+            self._count_end(self._reason)
         else:
             chunk = viewer.pull()
-            if chunk is None and now >= viewer.spoke + limits.heartbeat and viewer.between and not viewer.over:
+            if viewer.over and chunk is not None:
+                self._count_end(viewer.dismissed or "finished")
+            if chunk is None and now >= viewer.spoke + self._hub.heartbeat and viewer.between and not viewer.over:
                 chunk = ping_event(time.time_ns() // 1_000_000)
         if chunk is not None:
             viewer.spoke = now
+            self._hub.metrics.bytes += len(chunk)
         return chunk
+
+    def gone(self, error: Exception | None = None) -> None:
+        """The connection has ended. `error`: the kernel gave it up."""
+        self.closed = True
+        if not self.viewer.over:
+            self._count_end("stuck" if self.stuck or isinstance(error, TimeoutError) else "gone")
+
+    def _count_end(self, reason: str) -> None:
+        self._hub.metrics.closed["events"][reason] += 1
 
     @property
     def stuck(self) -> bool:

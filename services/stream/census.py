@@ -69,21 +69,21 @@ log = structlog.get_logger(__name__)
 
 
 class Place:
-    """One viewer's. `on_refused` is called if it was let in before Redis had answered, and should not have been."""
+    """One viewer's. `on_settled` is called when Redis answers after it was let in: `refused` if that was wrong."""
 
-    __slots__ = ("answered", "counted", "left", "on_refused", "refused", "tally")
+    __slots__ = ("answered", "counted", "left", "on_settled", "refused", "tally")
 
-    def __init__(self, tally: "_Tally") -> None:
+    def __init__(self, tally: "Tally") -> None:
         self.tally = tally
         self.answered: asyncio.Future[None] | None = None
         """While somebody waits for it."""
         self.counted = False
         self.refused = False
         self.left = False
-        self.on_refused: Callable[[], None] = _nobody_minds
+        self.on_settled: Callable[[], None] = _nobody_minds
 
 
-class _Tally:
+class Tally:
     """Of one owner in this process."""
 
     __slots__ = ("asking", "counted", "granted", "owner", "wanted")
@@ -110,15 +110,15 @@ class Census:
         self._client = Redis.from_url(
             settings.redis_url, socket_timeout=_AWAY, socket_connect_timeout=_AWAY, retry=Retry(NoBackoff(), 0)
         )
-        self._tallies: dict[str, _Tally] = {}
-        self._changed: dict[str, _Tally] = {}
+        self._tallies: dict[str, Tally] = {}
+        self._changed: dict[str, Tally] = {}
         self._due = asyncio.Event()
         self._moment: asyncio.TimerHandle | None = None
         self._slow = False
         """Redis owes us an answer: nobody waits for it, but it will count."""
         self._away = False
         """Redis does not answer: each process for itself."""
-        self._asked: list[tuple[_Tally, list[Place]]] = []
+        self._asked: list[tuple[Tally, list[Place]]] = []
         """Who waits for the pipeline under way."""
         self._task: asyncio.Task[None] | None = None
 
@@ -146,7 +146,7 @@ class Census:
         """A place, to be given back by `leave`. Raises TooManyRequests."""
         tally = self._tallies.get(owner)
         if tally is None:
-            tally = self._tallies[owner] = _Tally(owner)
+            tally = self._tallies[owner] = Tally(owner)
         if tally.wanted >= self._limit:
             raise TooManyRequests(_TOO_MANY)
         place = Place(tally)
@@ -163,16 +163,20 @@ class Census:
             raise TooManyRequests(_TOO_MANY)
         return place
 
-    def leave(self, place: Place) -> None:
-        """Also twice, and also of one that was refused."""
-        if place.left:
+    def leave(self, place: Place | Tally) -> None:
+        """Also twice, and also of one that was refused. Of one that was counted its tally will do, but only once."""
+        if isinstance(place, Tally):
+            tally, counted = place, True
+        elif place.left:
             return
-        place.left = True
-        tally = place.tally
-        if place.counted:
+        else:
+            place.left = True
+            if place.refused:
+                return  # it counts for nothing already, and its owner may have another tally by now
+            tally, counted = place.tally, place.counted
+        if counted:
             tally.counted -= 1
-        if not place.refused:
-            tally.wanted -= 1
+        tally.wanted -= 1
         if self._away:
             self._forget_if_empty(tally)
             return
@@ -213,11 +217,14 @@ class Census:
             try:
                 while portion := list(islice(tallies, _AT_ONCE)):
                     await self._tell(portion)
+                    if self._away:
+                        log.info("redis is there again, viewers are counted together")
+                        self._away = False
                 self._away = False
             except (RedisError, OSError) as error:
                 self._lose(error)
 
-    async def _tell(self, tallies: list[_Tally]) -> None:
+    async def _tell(self, tallies: list[Tally]) -> None:
         """Raises what redis-py raises; nobody is left waiting."""
         self._asked = [(tally, [place for place in tally.asking if not place.left]) for tally in tallies]
         pipeline = self._client.pipeline(transaction=False)
@@ -254,9 +261,9 @@ class Census:
         for tally in list(self._tallies.values()):
             self._forget_if_empty(tally)
 
-    def _forget_if_empty(self, tally: _Tally) -> None:
-        if not tally.wanted and (not tally.granted or self._away):
-            self._tallies.pop(tally.owner, None)
+    def _forget_if_empty(self, tally: Tally) -> None:
+        if not tally.wanted and (not tally.granted or self._away) and self._tallies.get(tally.owner) is tally:
+            del self._tallies[tally.owner]
 
 
 def _settle(place: Place, *, allowed: bool) -> None:
@@ -267,9 +274,8 @@ def _settle(place: Place, *, allowed: bool) -> None:
         place.refused = True
         place.tally.wanted -= 1
     if place.answered is None:
-        if place.refused:
-            place.on_refused()
-        place.on_refused = _nobody_minds  # it holds on to its viewer
+        place.on_settled()
+        place.on_settled = _nobody_minds  # it holds on to its viewer
     elif not place.answered.done():
         place.answered.set_result(None)
 

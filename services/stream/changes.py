@@ -7,11 +7,13 @@ from http import HTTPStatus
 
 from litestar.types import Receive, Scope, Send
 
+from services.stream.delivery import Delivery
 from services.stream.frames import CHUNK, Story, chunked, packed, truncation
 from services.stream.hub import Hub
+from services.stream.inquiry import PATIENCE
 from services.stream.viewer import Viewer
-from shared.errors import NotFound, TooManyRequests
-from shared.events import encode
+from shared.errors import NotFound, TooManyRequests, Unavailable
+from shared.events import ResetReason, encode
 from shared.web.departure import departed
 
 _HEADERS = [
@@ -21,9 +23,9 @@ _HEADERS = [
 ]
 
 
-def encode_changes(story: Story) -> tuple[bytes, ...]:
+def encode_changes(story: Story) -> Iterator[bytes]:
     """All of the reply's object but its beginning, which is not the same for everybody: see `_beginning`."""
-    return tuple(chunked(_members(story)))
+    return chunked(_members(story))
 
 
 class ChangesReply:
@@ -34,6 +36,7 @@ class ChangesReply:
         self._viewer = viewer
         self._hub = hub
         self._wait = wait
+        self._changed = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         viewer = self._viewer
@@ -51,14 +54,29 @@ class ChangesReply:
 
     async def _hold(self, gone: "asyncio.Task[None]") -> None:
         """Costs no thread and no connection to PostgreSQL."""
-        changed = asyncio.Event()
-        self._viewer.on_change = changed.set
-        gone.add_done_callback(lambda _: changed.set())
+        self._viewer.carrier = self
+        gone.add_done_callback(lambda _: self.wake())
         with suppress(TimeoutError):
             async with asyncio.timeout(self._wait):
                 while not (gone.done() or self._viewer.has_news):
-                    await changed.wait()
-                    changed.clear()
+                    await self._changed.wait()
+                    self._changed.clear()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def _take(self) -> tuple[ResetReason | None, Delivery]:
+        """Raises Unavailable."""
+        viewer = self._viewer
+        viewer.carrier = self
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (taken := viewer.take()) is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise Unavailable("Too much is being sent at the moment.") from None
+        return taken
 
     async def _answer(self, send: Send, *, body: bool) -> None:
         viewer = self._viewer
@@ -66,9 +84,13 @@ class ChangesReply:
             raise NotFound
         if viewer.dismissed == "too_many_connections":
             raise TooManyRequests
-        reason, delivery = viewer.take()
+        reason, delivery = await self._take()
         event_id = viewer.topic.event_id(delivery.position.version, viewer.filters)
-        first, *rest = delivery.chunks
+        chunks = []
+        for chunk in delivery:
+            chunks.append(chunk)
+            await asyncio.sleep(0)
+        first, *rest = chunks
         first = _beginning(event_id, delivery.position.version, reason, final=delivery.final) + first
         headers = [*_HEADERS, (b"content-length", b"%d" % (len(first) + sum(map(len, rest))))]
         if viewer.dismissed == "draining":  # its next request shall find another process

@@ -31,7 +31,6 @@ class Connection(Carrier, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
         self._transport.write(GREETING)
         self._fd = self._transport.get_extra_info("socket").fileno()
-        self.viewer.carry_on = self._carry_on
         self.begin()
 
     @property
@@ -55,14 +54,15 @@ class Connection(Carrier, asyncio.Protocol):
         elif chunk is not None and viewer.has_more:
             self.wake()
         elif not viewer.has_more:
-            audience.rest(viewer, self._fd, now)
+            audience.rest(self, self._fd, now)
 
     def _wake_up(self) -> None:
         self.viewer.topic.audience.wake(self.viewer)
 
-    def _carry_on(self, rest: bytes) -> None:
+    def carry_on(self, rest: bytes) -> None:
         """The kernel did not take all of what was written past the transport."""
         self._transport.write(rest)
+        self._hub.metrics.bytes += len(rest)
 
     def cut(self) -> None:
         self._wake_up()
@@ -85,8 +85,8 @@ class Connection(Carrier, asyncio.Protocol):
         self.closed = True
         self._wake_up()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's signature
-        self.closed = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone(exc)
         self._hub.leave(self.viewer)  # before its socket's number is given to somebody else's
         seconds = asyncio.get_running_loop().time() - self._began
         tell_request("GET", self._route, 200, seconds)

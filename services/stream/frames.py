@@ -1,11 +1,13 @@
 """Encoding: what is told to viewers, as Server-Sent Events. Pure functions; tests/wire/stream.json shows every form."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 
 from msgspec import Struct
 
 from shared.events import (
     ErrorCode,
+    EventName,
     Ping,
     Reset,
     ResetReason,
@@ -42,21 +44,40 @@ class Story(Struct, frozen=True):
     event_id: str
 
 
-def encode_story(story: Story) -> tuple[bytes, ...]:
-    """The events in order, as chunks of at most CHUNK bytes; only the last event carries the id."""
-    events = [*_log_events(story)]
-    room = max(CHUNK - len(story.batch) - _FRAME, CHUNK // 4)
-    groups = list(packed(story.jobs, room)) or [[]]
+def encode_story(story: Story) -> Iterator[bytes]:
+    """Server-Sent Events, as chunks of at most CHUNK bytes, each made when it is asked for."""
+    return chunked(starmap(sse, told(story)))
+
+
+def told(story: Story) -> Iterator[tuple[EventName, bytes, str | None]]:
+    """The events in order, each with its data; only the last carries the id."""
+    for lines in _log_data(story):
+        yield "log", lines, None
+    groups = _groups(story.jobs, _room(story))
     if not story.final:
-        *early, last = groups
-        events += [sse("progress", _with_jobs(story.batch, group)) for group in early]
-        events.append(sse("progress", _with_jobs(story.batch, last), story.event_id))
+        group = next(groups)
+        for later in groups:
+            yield "progress", _with_jobs(story.batch, group), None
+            group = later
+        yield "progress", _with_jobs(story.batch, group), story.event_id
     else:
         fits = sum(map(len, story.jobs)) + len(story.jobs) < CHUNK
         if story.whole or not fits:
-            events += [sse("progress", _with_jobs(story.batch, group)) for group in groups]
-        events.append(sse("complete", _with_jobs(story.batch, story.jobs if fits else ()), story.event_id))
-    return tuple(chunked(events))
+            for group in groups:
+                yield "progress", _with_jobs(story.batch, group), None
+        yield "complete", _with_jobs(story.batch, story.jobs if fits else ()), story.event_id
+
+
+def weight(story: Story) -> int:
+    """Bytes that telling it may come to hold: what it is made of, and what is made of that."""
+    pieces = sum(map(len, story.jobs)) + sum(map(len, story.lines))
+    return 2 * pieces + len(story.batch) * (2 + pieces // _room(story))
+
+
+def never_cut(story: Story) -> bool:
+    """Whether every event fits into a chunk, so that each chunk ends with an event."""
+    longest = max(map(len, (*story.jobs, *story.lines)), default=0)
+    return len(story.batch) + longest + _FRAME <= CHUNK // 2
 
 
 def reset_event(reason: ResetReason, event_id: str) -> bytes:
@@ -79,15 +100,24 @@ def truncation(story: Story) -> bytes:
     return b"null" if not story.left_out else encode(Truncated(story.left_out, story.logs_url))
 
 
-def _log_events(story: Story) -> Iterator[bytes]:
+def _log_data(story: Story) -> Iterator[bytes]:
+    if not (story.lines or story.left_out):
+        return
     truncated = truncation(story)
-    groups = list(packed(story.lines, CHUNK - _FRAME - len(truncated)))
-    if not groups and story.left_out:
-        groups = [[]]
-    for group in groups:
+    for group in _groups(story.lines, CHUNK - _FRAME - len(truncated)):
         lines = b",".join(group)
-        yield sse("log", b'{"batchId":"%b","lines":[%b],"truncated":%b}' % (story.batch_id.encode(), lines, truncated))
+        yield b'{"batchId":"%b","lines":[%b],"truncated":%b}' % (story.batch_id.encode(), lines, truncated)
         truncated = b"null"  # the lines left out are older than the first of these
+
+
+def _room(story: Story) -> int:
+    """Bytes of jobs in one event."""
+    return max(CHUNK - len(story.batch) - _FRAME, CHUNK // 4)
+
+
+def _groups(pieces: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """As `packed`, but at least one."""
+    return packed(pieces, size) if pieces else iter([()])
 
 
 def _with_jobs(batch: bytes, jobs: Sequence[bytes]) -> bytes:

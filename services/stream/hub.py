@@ -2,30 +2,37 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
-from services.stream.census import Census, Place
+from services.stream.buffer import Buffer
+from services.stream.census import Census, Place, Tally
+from services.stream.delivery import Encoder, Position
+from services.stream.feed import Feed, encode_feed
+from services.stream.feed_keeper import FeedKeeper
 from services.stream.frames import encode_story, error_event
 from services.stream.history import History
-from services.stream.keeper import PATIENCE, Keeper
+from services.stream.inquiry import PATIENCE
+from services.stream.keeper import Keeper
+from services.stream.limits import Addresses, room_for
+from services.stream.metrics import Metrics
 from services.stream.pump import Pump
 from services.stream.resume import starting_point
+from services.stream.round import Round
 from services.stream.source import Source
-from services.stream.topic import Encoder, Topic
+from services.stream.stalls import StallWatch
+from services.stream.topic import Topic
 from services.stream.viewer import Viewer
 from services.stream.wheel import Wheel
+from shared.channels import batch_channel, owner_channel
 from shared.errors import NotFound, TooManyRequests, Unavailable
 from shared.event_ids import Filters
 from shared.events import ErrorCode, sse_retry
 from shared.settings import Settings
-
-VIEWERS_MAX = 10_000
-"""Connections of one process: each takes a file descriptor, of which a process has twice as many or more."""
 
 LINGER = 10.0
 """Seconds for which a topic outlives its last viewer: a page that is loaded again finds it open."""
@@ -33,8 +40,8 @@ LINGER = 10.0
 _RETRY = (2000, 8000)
 """Milliseconds between which those who were sent away come back: spread, not all at once."""
 
-_PACE = 100
-"""Viewers dismissed at a time when draining, twenty times a second: their successors open topics of their own."""
+_PACE, _PAUSE = 100, 0.05
+"""Viewers dismissed at a time when draining, and seconds before the next: their successors open topics of their own."""
 
 _TICK = 0.5
 """Seconds, at most, by which a heartbeat or the end of a life may be late."""
@@ -42,10 +49,17 @@ _TICK = 0.5
 log = structlog.get_logger(__name__)
 
 
+Key = UUID | str
+"""Of a batch's topic its id; of a feed its owner."""
+
+_NO_FILTERS = Filters()
+"""A feed has none."""
+
+
 class Guest(Protocol):
     """Whose viewers are many. `place` is where it is counted, None at first."""
 
-    place: Place | None
+    place: Place | Tally | None
 
     def dismiss(self, why: ErrorCode, farewell: bytes) -> None:
         """It is to end; its viewers are told so, too. `farewell`: as Server-Sent Events."""
@@ -61,28 +75,42 @@ class Hub:
         *,
         jitter: Callable[[], float] = random.random,
         linger: float = LINGER,
+        metrics: Metrics | None = None,
     ) -> None:
         self.history = history
-        self.source = Source(settings, self._hear, self._look)
+        self.metrics = metrics or Metrics()
+        self.source = Source(settings, self._look, self.metrics)
+        self.most = room_for(settings.viewers)
+        """Viewers that this process takes."""
+        self.addresses = Addresses(settings)
         self.draining = False
+        self.heartbeat = settings.heartbeat
+        self.buffer = Buffer(settings.buffer)
         self.pump = Pump()
         self.wheel = Wheel(min(_TICK, settings.heartbeat / 4))
+        self._stalls = StallWatch(self.metrics)
         self._leave_until = 0.0
         self._nobody = asyncio.Event()
         self._census = Census(settings)
         self._settings = settings
         self._jitter = jitter
         self._linger = linger
-        self._keepers: dict[UUID, Keeper] = {}
-        self._openings: dict[UUID, asyncio.Task[None]] = {}
-        self._closings: dict[UUID, asyncio.TimerHandle] = {}
+        self._keepers: dict[Key, Keeper | FeedKeeper] = {}
+        self._owners: dict[UUID, asyncio.Task[str | None]] = {}
+        self._openings: dict[Key, asyncio.Task[None]] = {}
+        self._closings: dict[Key, asyncio.TimerHandle] = {}
+        self._filters: dict[Filters, Filters] = {}
         self._viewers: set[Viewer | Guest] = set()
+        self._arriving = 0
+        """Those who have a place in this process, but are no viewers yet."""
+        self._came_from: dict[Viewer | Guest, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self.source.start()
         self._census.start()
         self.wheel.start()
+        self._stalls.start()
 
     async def stop(self) -> None:
         """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
@@ -95,34 +123,52 @@ class Hub:
         for one in self.wheel:
             one.cut()
         self.wheel.stop()
+        self._stalls.stop()
         for closing in self._closings.values():
             closing.cancel()
-        for task in (*self._tasks, *self._openings.values()):
+        for task in (*self._tasks, *self._openings.values(), *self._owners.values()):
             task.cancel()
         for keeper in list(self._keepers.values()):
             await keeper.close()
         await self.source.stop()
         await self._census.stop()
 
-    async def admit(self, guest: Guest, owner: str) -> None:
-        """A connection that watches whatever it likes, to be given back by `depart`. It is one viewer of its owner's; in
-        this process it counts, and so does each viewer that joins for it.
+    @property
+    def standing(self) -> dict[str, Callable[[], float]]:
+        """What the metrics say of the moment."""
+        return {
+            "viewers": lambda: len(self._viewers),
+            "viewers_limit": lambda: self.most,
+            "topics": lambda: len(self._keepers),
+            "buffered_bytes": lambda: self.buffer.held,
+            "redis_up": lambda: self.source.connected,
+        }
+
+    async def admit(self, guest: Guest, owner: str, came_from: str = "") -> None:
+        """A connection that watches whatever it likes, to be given back by `depart`. It is one viewer of its owner's;
+        in this process it counts, and so does each viewer that joins for it.
 
         Raises TooManyRequests, and Unavailable when draining.
         """
-        self._check_room()
-        place = guest.place = await self._census.enter(owner)
-        self._viewers.add(guest)
+        with self._arrival(came_from):
+            place = guest.place = await self._count(owner)
+            self._viewers.add(guest)
+            if came_from:
+                self._came_from[guest] = came_from
         if not place.counted:
-            place.on_refused = lambda: guest.dismiss("too_many_connections", self.too_many())
+            place.on_settled = lambda: self._settle(guest)
         if place.refused:  # Redis said so while we looked
             self.depart(guest)
+            self.metrics.refusals["owner"] += 1
             raise TooManyRequests
         if self.draining:
             guest.dismiss("draining", self.farewell())
 
     def depart(self, guest: Guest) -> None:
         self._viewers.discard(guest)
+        if not self._viewers:
+            self._nobody.set()
+        self.addresses.leave(self._came_from.pop(guest, ""))
         if guest.place is not None:
             self._census.leave(guest.place)
 
@@ -135,36 +181,64 @@ class Hub:
         encode: Encoder = encode_story,
         *,
         guest: Guest | None = None,
+        came_from: str = "",
     ) -> Viewer:
         """A new viewer, to be given back by `leave`. `last_id`: the event id that it has, or empty. `guest`: for whom.
+        `came_from`: its address, of which there may be too many.
 
         Raises NotFound, TooManyRequests, and Unavailable when draining or when PostgreSQL does not answer.
         """
-        self._check_room()
-        place = await self._census.enter(owner) if guest is None else None
+        with self._arrival(came_from):
+            place = await self._count(owner) if guest is None else None
+            try:
+                keeper = await self._open_batch(batch_id, owner)
+            except BaseException:
+                if place is not None:
+                    self._census.leave(place)
+                raise
+            # the same for all who chose the same, which is faster to compare
+            filters = self._filters.setdefault(filters, filters)
+            viewer = Viewer(keeper.topic, filters, encode)
+            self._enter(viewer, place, came_from)
         try:
-            keeper = await self._open(batch_id, owner)
-        except BaseException:
-            if place is not None:
-                self._census.leave(place)
-            raise
-        viewer = Viewer(keeper.topic, filters, encode)
-        self._enter(viewer, place)
-        try:
-            viewer.begin(await starting_point(keeper, self.history, filters, last_id))
-        except BaseException:
+            start = await starting_point(keeper, filters, last_id)
+        except BaseException as error:
+            self.metrics.refusals["overloaded"] += isinstance(error, Unavailable)
             self.leave(viewer)
             raise
+        if last_id and not (isinstance(start, Position) and start.version):
+            self.metrics.resumes["snapshot"] += 1
+        viewer.begin(start)
         if place is not None and place.refused:  # Redis said so while we read
             self.leave(viewer)
+            self.metrics.refusals["owner"] += 1
             raise TooManyRequests
         if self.draining:  # it may have come too late to be sent away with the others
             viewer.dismiss("draining", self.farewell())
         return viewer
 
+    async def join_feed(
+        self, owner: str, encode: Encoder = encode_feed, *, guest: Guest | None = None, came_from: str = ""
+    ) -> Viewer:
+        """A viewer of all that is the owner's; as `join`. Raises TooManyRequests and Unavailable."""
+        with self._arrival(came_from):
+            place = await self._count(owner) if guest is None else None
+            try:
+                keeper = await self._open(owner, lambda: self._make_feed(owner))
+            except BaseException:
+                if place is not None:
+                    self._census.leave(place)
+                raise
+            viewer = Viewer(keeper.topic, _NO_FILTERS, encode)
+            self._enter(viewer, place, came_from)
+        if self.draining:
+            viewer.dismiss("draining", self.farewell())
+        return viewer
+
     async def refresh(self, viewer: Viewer) -> None:
         """Whatever is committed by now is known afterwards. Raises NotFound and Unavailable."""
-        if keeper := self._keepers.get(viewer.topic.id):
+        keeper = self._keepers.get(viewer.topic.id)
+        if isinstance(keeper, Keeper):
             await keeper.refresh()
 
     def leave(self, viewer: Viewer) -> None:
@@ -172,9 +246,12 @@ class Hub:
         self._viewers.discard(viewer)
         if not self._viewers:
             self._nobody.set()
-        topic.viewers.discard(viewer)
+        topic.audience.leave(viewer)
+        viewer.let_go()
+        self.addresses.leave(self._came_from.pop(viewer, ""))
         if viewer.place is not None:
             self._census.leave(viewer.place)
+            viewer.place = None
         keeper = self._keepers.get(topic.id)
         if not topic.viewers and keeper is not None and keeper.topic is topic:
             self._close_later(topic.id)
@@ -200,79 +277,149 @@ class Hub:
         self._leave_until = loop.time() + grace
         log.info("draining", viewers=len(self._viewers))
         until = loop.time() + linger
+        # everybody in the first half of that time, however many: the other is for those who come yet
+        pace = max(_PACE, round(2 * len(self._viewers) * _PAUSE / linger)) if linger else _PACE
         for number, viewer in enumerate(tuple(self._viewers), start=1):
             viewer.dismiss("draining", self.farewell())
-            if number % _PACE == 0:
-                await asyncio.sleep(0.05)
+            if number % pace == 0:
+                await asyncio.sleep(_PAUSE)
         await asyncio.sleep(until - loop.time())
 
-    def _check_room(self) -> None:
-        """Raises Unavailable and TooManyRequests."""
+    @contextmanager
+    def _arrival(self, came_from: str) -> Iterator[None]:
+        """A place in this process for whoever becomes a viewer meanwhile. Raises Unavailable and TooManyRequests."""
+        refusals = self.metrics.refusals
         if self.draining:
+            refusals["draining"] += 1
             raise Unavailable("This process is leaving.")
-        if len(self._viewers) >= VIEWERS_MAX:
+        if len(self._viewers) + self._arriving >= self.most:
+            refusals["process"] += 1
             raise TooManyRequests
+        if not self.addresses.enter(came_from):
+            refusals["address"] += 1
+            raise TooManyRequests("Too many streams from this address are open.")
+        self._arriving += 1
+        try:
+            yield
+        except BaseException as error:
+            refusals["overloaded"] += isinstance(error, Unavailable)
+            self.addresses.leave(came_from)
+            raise
+        finally:
+            self._arriving -= 1
 
-    async def _open(self, batch_id: UUID, owner: str) -> Keeper:
-        if batch_id not in self._keepers and not await self.history.owned(batch_id, owner):
+    async def _count(self, owner: str) -> Place:
+        """Raises TooManyRequests."""
+        try:
+            return await self._census.enter(owner)
+        except TooManyRequests:
+            self.metrics.refusals["owner"] += 1
+            raise
+
+    async def _open_batch(self, batch_id: UUID, owner: str) -> Keeper:
+        if batch_id not in self._keepers and await self._owner(batch_id) != owner:
             raise NotFound
-        keeper = self._keepers.get(batch_id)
-        if keeper is None:
-            keeper = self._keepers[batch_id] = self._make(batch_id)
-            self._openings[batch_id] = asyncio.get_running_loop().create_task(self._first(keeper))
-            self._openings[batch_id].add_done_callback(_note_failure)
-        if batch_id in self._openings:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await asyncio.shield(self._openings[batch_id])
-            except TimeoutError:
-                raise Unavailable("This takes too long at the moment.") from None
-        if keeper.topic.batch.owner != owner:
+        keeper = await self._open(batch_id, lambda: self._make(batch_id))
+        if not isinstance(keeper, Keeper) or keeper.topic.batch.owner != owner:
             raise NotFound
         return keeper
 
+    async def _open(self, key: Key, make: Callable[[], Keeper | FeedKeeper]) -> Keeper | FeedKeeper:
+        """The one that there is, or the one that `make` gives, read for the first time."""
+        keeper = self._keepers.get(key)
+        if keeper is None:
+            keeper = self._keepers[key] = make()
+            self._openings[key] = asyncio.get_running_loop().create_task(self._first(key, keeper))
+            self._openings[key].add_done_callback(_note_failure)
+        if key in self._openings:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await asyncio.shield(self._openings[key])
+            except TimeoutError:
+                raise Unavailable("This takes too long at the moment.") from None
+        return keeper
+
+    async def _owner(self, batch_id: UUID) -> str | None:
+        """Asked once for all who come at the same time, before anything is opened for them. None: there is none."""
+        question = self._owners.get(batch_id)
+        if question is None:
+            question = self._owners[batch_id] = asyncio.get_running_loop().create_task(self.history.owner(batch_id))
+            question.add_done_callback(_note_failure)
+            question.add_done_callback(lambda _: self._owners.pop(batch_id))
+        return await asyncio.shield(question)
+
     def _make(self, batch_id: UUID) -> Keeper:
         logs_url = f"{self._settings.public_url.rstrip('/')}/api/batches/{batch_id}/logs"
-        topic = Topic(batch_id, logs_url)
-        return Keeper(topic, self.history, window=self._settings.window, jitter=self._jitter, vanished=self._forget)
+        topic = Topic(batch_id, logs_url, self.buffer)
+        topic.audience.metrics = self.metrics
+        return Keeper(
+            topic,
+            self.history,
+            window=self._settings.window,
+            tell=Round(topic, self.pump).begin,
+            jitter=self._jitter,
+            vanished=self._forget,
+        )
 
-    async def _first(self, keeper: Keeper) -> None:
+    def _make_feed(self, owner: str) -> FeedKeeper:
+        feed = Feed(owner, self.buffer)
+        feed.audience.metrics = self.metrics
+        tell = Round(feed, self.pump).begin
+        return FeedKeeper(feed, self.history, window=self._settings.window, tell=tell, jitter=self._jitter)
+
+    async def _first(self, key: Key, keeper: Keeper | FeedKeeper) -> None:
         """Subscribe, and only then read: no change can fall between the two."""
-        batch_id = keeper.topic.id
         try:
-            await self.source.watch(batch_id)
+            await self.source.watch(self._channel(key), keeper.hear)
             await keeper.open()
         except BaseException:
-            self._forget(batch_id)
+            self._forget(key)
             raise
         finally:
-            self._openings.pop(batch_id, None)
-        self._close_later(batch_id)  # unless somebody is still there to enter
+            self._openings.pop(key, None)
+        self._close_later(key)  # unless somebody is still there to enter
 
-    def _enter(self, viewer: Viewer, place: Place | None) -> None:
+    def _channel(self, key: Key) -> str:
+        namespace = self._settings.namespace
+        return owner_channel(namespace, key) if isinstance(key, str) else batch_channel(namespace, key)
+
+    def _enter(self, viewer: Viewer, place: Place | None, came_from: str) -> None:
         topic = viewer.topic
+        topic.audience.metrics = self.metrics
+        if came_from:
+            self._came_from[viewer] = came_from
         viewer.place = place
-        if place is not None and not place.counted:
-            place.on_refused = lambda: viewer.dismiss("too_many_connections", self.too_many())
+        if place is not None:
+            place.on_settled = lambda: self._settle(viewer)
+            if place.counted:
+                self._settle(viewer)
         self._viewers.add(viewer)
-        topic.viewers.add(viewer)
+        topic.audience.enter(viewer)
         if closing := self._closings.pop(topic.id, None):
             closing.cancel()
 
-    def _close_later(self, batch_id: UUID) -> None:
-        if closing := self._closings.pop(batch_id, None):
+    def _settle(self, one: Viewer | Guest) -> None:
+        """Redis has said whether there is a place for it."""
+        place = one.place
+        if isinstance(place, Place) and place.counted:
+            one.place = place.tally  # all that there is to know of it, and the same for all of its owner's
+        elif isinstance(place, Place) and place.refused:
+            one.dismiss("too_many_connections", self.too_many())
+
+    def _close_later(self, key: Key) -> None:
+        if closing := self._closings.pop(key, None):
             closing.cancel()
-        self._closings[batch_id] = asyncio.get_running_loop().call_later(self._linger, self._close, batch_id)
+        self._closings[key] = asyncio.get_running_loop().call_later(self._linger, self._close, key)
 
-    def _close(self, batch_id: UUID) -> None:
-        if keeper := self._keepers.get(batch_id):
+    def _close(self, key: Key) -> None:
+        if keeper := self._keepers.get(key):
             self._spawn(keeper.close())
-        self._forget(batch_id)
+        self._forget(key)
 
-    def _forget(self, batch_id: UUID) -> None:
-        if self._keepers.pop(batch_id, None) is not None:
-            self._spawn(self.source.unwatch(batch_id))
-        if closing := self._closings.pop(batch_id, None):
+    def _forget(self, key: Key) -> None:
+        if self._keepers.pop(key, None) is not None:
+            self._spawn(self.source.unwatch(self._channel(key)))
+        if closing := self._closings.pop(key, None):
             closing.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -280,22 +427,25 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _hear(self, batch_id: UUID, message: bytes) -> None:
-        if keeper := self._keepers.get(batch_id):
-            keeper.hear(message)
-
     async def _look(self) -> None:
-        """Compare every topic with PostgreSQL, in one query."""
-        versions = {batch_id: keeper.topic.version for batch_id, keeper in self._keepers.items()}
-        if not versions:
-            return
-        stands = await self.history.stands(versions)
-        for batch_id, version in versions.items():
-            if keeper := self._keepers.get(batch_id):
-                keeper.compare(stands.get(batch_id), version)
+        """Compare every topic with PostgreSQL in one query, and every feed in another."""
+        versions = {key: one.topic.version for key, one in self._keepers.items() if isinstance(key, UUID)}
+        if versions:
+            stands = await self.history.stands(versions)
+            for batch_id, version in versions.items():
+                keeper = self._keepers.get(batch_id)
+                if isinstance(keeper, Keeper):
+                    keeper.compare(stands.get(batch_id), version)
+        owners = [key for key in self._keepers if isinstance(key, str)]
+        if owners:
+            epoch, feeds = await self.history.feed_versions(owners)
+            for owner, shown in feeds.items():
+                feed = self._keepers.get(owner)
+                if isinstance(feed, FeedKeeper):
+                    feed.compare(epoch, shown)
 
 
-def _note_failure(task: asyncio.Task[None]) -> None:
+def _note_failure(task: "asyncio.Task[Any]") -> None:
     """Whoever waited has been told; perhaps nobody did."""
     if not task.cancelled():
         task.exception()

@@ -1,30 +1,23 @@
 """A keeper: keeps one topic up to date, by what it hears and, where that does not join on, by asking PostgreSQL."""
 
-import asyncio
 from collections.abc import Callable
 from uuid import UUID
 
-import structlog
-
 from services.stream.advance import Advance, advance_of
+from services.stream.counts import LineCounts
 from services.stream.frames import error_event
 from services.stream.history import History, Stand
+from services.stream.inquiry import Inquiry
 from services.stream.pacer import Pacer
 from services.stream.topic import Topic
 from shared.channels import decode_frame
-from shared.errors import NotFound, Unavailable
-
-_AGAIN_FIRST, _AGAIN_MOST = 0.1, 2.0
-"""Seconds before PostgreSQL is asked again after it did not answer; doubled each time."""
-
-PATIENCE = 5.0
-"""Seconds that a new reader waits for PostgreSQL before it is told to come back."""
-
-log = structlog.get_logger(__name__)
+from shared.errors import NotFound
 
 
 class Keeper:
-    """`jitter` (0 to 1) spreads the repeated questions of many topics. `vanished` is called if the batch is deleted."""
+    """`tell` is called when there is news for viewers, `vanished` if the batch is deleted. `jitter` (0 to 1) spreads
+    the repeated questions of many topics.
+    """
 
     def __init__(
         self,
@@ -32,38 +25,29 @@ class Keeper:
         history: History,
         *,
         window: float,
+        tell: Callable[[], None],
         jitter: Callable[[], float],
         vanished: Callable[[UUID], None],
     ) -> None:
         self.topic = topic
+        self.line_counts = LineCounts(topic.id, history)
         self._history = history
-        self._jitter = jitter
         self._vanished = vanished
-        self._pacer = Pacer(window, topic.notify)
+        self._pacer = Pacer(window, tell)
         self._gone = False
-        self._question: asyncio.Task[None] | None = None
-        self._again = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._inquiry = Inquiry(self._read, self._take, jitter)
+        self._announced = 0, 0
+        """A version of which no more than that was heard, and when it was committed."""
 
     async def open(self) -> None:
         """The first reading. Raises NotFound and Unavailable."""
-        advance = await self._history.since(self.topic.id, 0, "")
-        if advance is None:
+        await self._inquiry.open()
+        if self._gone:
             raise NotFound
-        self.topic.load(advance)
-        if self._again:  # something was heard meanwhile, perhaps of later than what was read
-            self.ask()
 
     async def refresh(self) -> None:
         """Whatever is committed by now is in the topic afterwards. Raises NotFound and Unavailable."""
-        answered = asyncio.get_running_loop().create_future()
-        self._waiting.append(answered)
-        self.ask()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await answered
-        except TimeoutError:
-            raise Unavailable from None
+        await self._inquiry.refresh()
         if self._gone:
             raise NotFound
 
@@ -71,15 +55,23 @@ class Keeper:
         """A frame from Redis: carries the answer along, or is a reason to ask."""
         decoded = decode_frame(message)
         topic = self.topic
+        outcomes = topic.audience.metrics.frames
         if decoded is None or not topic.version:
+            outcomes["foreign" if decoded is None else "early"] += 1
             self.ask()
             return
         frame, delta = decoded
         if frame.epoch == topic.epoch and frame.to <= topic.version:
+            outcomes["dropped"] += 1
             return
         if frame.epoch != topic.epoch or frame.since != topic.version or delta is None:
+            ours, joins = frame.epoch == topic.epoch, frame.since == topic.version
+            outcomes[("large" if joins else "gap") if ours else "foreign"] += 1
+            self._announced = frame.to, frame.at
             self.ask()
             return
+        outcomes["applied"] += 1
+        topic.committed = frame.at
         topic.apply(advance_of(frame.epoch, frame.since, frame.to, delta))
         self._pacer.touch(urgent=topic.final)
 
@@ -90,54 +82,34 @@ class Keeper:
             self.ask()
 
     def ask(self) -> None:
-        """Ask PostgreSQL what is new: one question at a time, and another one if it came up during the first."""
-        if self._gone:
-            return
-        self._again = True
-        if self.topic.version and self._question is None:
-            self._question = asyncio.get_running_loop().create_task(self._ask())
+        """Ask PostgreSQL what is new."""
+        self._inquiry.ask()
 
     async def close(self) -> None:
         self._pacer.stop()
-        if self._question is not None:
-            self._question.cancel()
-            await asyncio.wait([self._question])
+        await self._inquiry.close()
+        self.topic.empty()
 
-    async def _ask(self) -> None:
-        try:
-            wait = _AGAIN_FIRST
-            while self._again and not self._gone:
-                self._again = False
-                waiting, self._waiting = self._waiting, []
-                try:
-                    advance = await self._history.since(self.topic.id, self.topic.version, self.topic.epoch)
-                except Exception as error:  # noqa: BLE001  # a topic that no longer asks would be stuck for ever
-                    log.warning("cannot ask what is new", batch=str(self.topic.id), error=repr(error))
-                    self._again = True
-                    self._waiting += waiting
-                    await asyncio.sleep(wait * (0.5 + self._jitter()))
-                    wait = min(2 * wait, _AGAIN_MOST)
-                else:
-                    wait = _AGAIN_FIRST
-                    self._take(advance)
-                    for answered in waiting:
-                        if not answered.done():
-                            answered.set_result(None)
-        finally:
-            self._question = None
+    async def _read(self) -> Advance | None:
+        return await self._history.since(self.topic.id, self.topic.version, self.topic.epoch)
 
     def _take(self, advance: Advance | None) -> None:
         topic = self.topic
         if advance is None:
             self._gone = True
+            self._inquiry.end()
             for viewer in tuple(topic.viewers):
                 viewer.dismiss("deleted", error_event("deleted", "The batch was deleted.", retryable=False))
             self._vanished(topic.id)
             return
         before = topic.version
         if advance.since == 0:
+            self.line_counts.forget()
             topic.load(advance, "epoch" if advance.epoch != topic.epoch else "ahead")
         else:
             topic.apply(advance)
-        if advance.since == 0 or topic.version > before:
+        if topic.version > before:
+            version, committed = self._announced
+            topic.committed = committed if version == topic.version else 0
+        if before and (advance.since == 0 or topic.version > before):
             self._pacer.touch(urgent=topic.final)

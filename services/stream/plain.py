@@ -43,7 +43,7 @@ class Plain(Carrier):
                 if chunk is None or not self.viewer.has_more:
                     await self._awake.wait()
         finally:
-            self.closed = True
+            self.gone()
             gone.cancel()
 
     def turn(self, now: float) -> None:  # noqa: ARG002  # it has a clock of its own when it comes to speak

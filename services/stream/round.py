@@ -1,11 +1,12 @@
 """A round: everybody who watches a topic is told what is new, a portion at a time.
 
-Who is at rest is told right here, at the price of a write to a socket; all others are woken and take turns of their own.
+Who is at rest is told right here, at the price of a write to a socket; all others are woken and take turns.
 """
 
 from os import write
 
 from services.stream.audience import Audience, Crowd
+from services.stream.feed import Feed
 from services.stream.pump import Pump
 from services.stream.topic import Topic
 from shared.event_ids import Filters
@@ -19,7 +20,7 @@ class Round:
 
     __slots__ = ("_again", "_audience", "_crowds", "_pump", "_topic", "queued")
 
-    def __init__(self, topic: Topic, pump: Pump) -> None:
+    def __init__(self, topic: Topic | Feed, pump: Pump) -> None:
         self.queued = False
         self._topic = topic
         self._audience: Audience = topic.audience
@@ -30,6 +31,7 @@ class Round:
 
     def begin(self) -> None:
         """There is something new, or may be."""
+        self._audience.tell(self._topic.version)
         if self._crowds:
             self._again = True
             return
@@ -44,6 +46,7 @@ class Round:
         crowd = self._crowds[-1]
         self._tell(crowd, now)
         if not crowd.pending:
+            crowd.pending = set()  # an emptied one keeps the room that it had
             self._crowds.pop()
         if self._crowds:
             self._pump.add(self)
@@ -63,17 +66,20 @@ class Round:
         if crowd.position.version >= topic.version:
             return
         delivery = topic.delivery(crowd.position, filters)
-        frame = delivery.only
-        if frame is None or delivery.final:  # that takes each of them several turns, or is followed by its end
+        frame = None if delivery is None or delivery.final else delivery.only
+        if delivery is None or frame is None:  # that takes each of them several turns, or is followed by its end
             for socket in tuple(crowd.members):
                 self._wake(crowd, socket)
             return
         crowd.pending = set(crowd.members)
         crowd.before, crowd.position, crowd.frame = crowd.position, delivery.position, frame
+        crowd.committed = delivery.committed
+        if crowd.before.version < self._audience.behind:
+            self._audience.metrics.merges += len(crowd.pending)
         self._crowds.append(crowd)
 
     def _wake(self, crowd: Crowd, socket: int) -> None:
-        viewer = crowd.members[socket]
+        viewer = crowd.members[socket].viewer
         self._audience.wake(viewer)
         viewer.on_change()
 
@@ -83,7 +89,8 @@ class Round:
         pending, frame = crowd.pending, crowd.frame
         size = len(frame)
         short = []
-        for _ in range(min(_PORTION, len(pending))):
+        portion = min(_PORTION, len(pending))
+        for _ in range(portion):
             socket = pending.pop()
             try:
                 written = write(socket, frame)
@@ -91,7 +98,11 @@ class Round:
                 written = 0
             if written != size:
                 short.append((socket, written))
+        metrics = self._audience.metrics
+        metrics.deliveries += portion
+        metrics.bytes += size * (portion - len(short)) + sum(written for _, written in short)
+        metrics.delivered(crowd.committed, portion - len(short))
         for socket, written in short:
-            viewer = crowd.members[socket]
-            self._audience.wake(viewer)
-            viewer.carry_on(frame[written:])
+            one = crowd.members[socket]
+            self._audience.wake(one.viewer)
+            one.carry_on(frame[written:])

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
-from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
@@ -13,8 +12,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.stream.metrics import UNCOUNTED, Metrics
 from services.stream.tasks import end
-from shared.channels import batch_channel
+from shared.errors import Unavailable
 from shared.settings import Settings
 
 _PING = 1.0
@@ -30,18 +30,21 @@ log = structlog.get_logger(__name__)
 
 
 class Source:
-    """`heard` is given every message; `look` is to compare all watched batches with PostgreSQL.
+    """`look` is to compare all that is watched with PostgreSQL.
 
     `look` is called every `version_check` seconds, every `poll` seconds while Redis is away, and at once when Redis
     goes away and when its subscriptions are (again) confirmed: what was published in between is lost.
     """
 
     def __init__(
-        self, settings: Settings, heard: Callable[[UUID, bytes], None], look: Callable[[], Awaitable[None]]
+        self,
+        settings: Settings,
+        look: Callable[[], Awaitable[None]],
+        metrics: Metrics = UNCOUNTED,
     ) -> None:
         self.connected = False
+        self._metrics = metrics
         self._settings = settings
-        self._heard = heard
         self._look = look
         self._client = Redis.from_url(
             settings.redis_url,
@@ -49,7 +52,7 @@ class Source:
             socket_connect_timeout=_SILENCE,
             retry=Retry(NoBackoff(), 0),  # we supervise it ourselves: redis-py reconnects without a word
         )
-        self._channels: dict[bytes, UUID] = {}
+        self._channels: dict[bytes, Callable[[bytes], None]] = {}
         self._pubsub: PubSub | None = None
         self._unconfirmed: set[bytes] = set()
         self._waiting: dict[bytes, asyncio.Event] = {}
@@ -66,10 +69,10 @@ class Source:
         await end(*self._tasks)
         await self._client.aclose()
 
-    async def watch(self, batch_id: UUID) -> None:
-        """What is committed after this returns will be heard of; while Redis is away, by looking."""
-        channel = batch_channel(self._settings.namespace, batch_id).encode()
-        self._channels[channel] = batch_id
+    async def watch(self, name: str, heard: Callable[[bytes], None]) -> None:
+        """What is published after this returns is given to `heard`; while Redis is away, one has to look."""
+        channel = name.encode()
+        self._channels[channel] = heard
         if self._pubsub is None:
             return
         self._unconfirmed.add(channel)
@@ -83,9 +86,9 @@ class Source:
         finally:
             self._waiting.pop(channel, None)
 
-    def unwatch(self, batch_id: UUID) -> Coroutine[Any, Any, None]:
+    def unwatch(self, name: str) -> Coroutine[Any, Any, None]:
         """Nothing more is heard of it from now on; Redis learns of that when the result is awaited."""
-        channel = batch_channel(self._settings.namespace, batch_id).encode()
+        channel = name.encode()
         self._channels.pop(channel, None)
         self._unconfirmed.discard(channel)
         return self._unsubscribe(channel)
@@ -143,12 +146,13 @@ class Source:
     def _take(self, message: dict[str, object]) -> None:
         if not self.connected:
             self.connected = True
+            self._metrics.subscriptions += 1
             log.info("redis is there")
         channel = message["channel"]
         if isinstance(channel, bytes) and channel in self._channels:
             data = message["data"]
             if message["type"] == "message" and isinstance(data, bytes):
-                self._heard(self._channels[channel], data)
+                self._channels[channel](data)
             elif message["type"] == "subscribe":
                 self._confirm(channel)
         if self._missed and not self._unconfirmed:
@@ -169,7 +173,9 @@ class Source:
                 async with asyncio.timeout(period):
                     await self._due.wait()
             self._due.clear()
+            self._metrics.looks["check" if self.connected else "poll"] += 1
             try:
                 await self._look()
             except Exception as error:  # noqa: BLE001  # nothing may end this: it is what heals everything else
-                log.warning("cannot look where batches are", error=repr(error))
+                if not isinstance(error, Unavailable):  # of that history has told, once
+                    log.warning("cannot look where batches are", error=repr(error))

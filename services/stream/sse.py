@@ -56,7 +56,8 @@ class Refusal:
         self._events = events
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        await _start(send)
+        # with a length: without one the server would answer in chunks, also to those who speak HTTP/1.0 and know none
+        await _start(send, (b"content-length", b"%d" % len(self._events)))
         await _body(send, self._events)
         await _end(send)
 
@@ -80,8 +81,8 @@ def accepts_events(scope: HTTPScope) -> bool:
     return not accept or not wanted.isdisjoint({b"text/event-stream", b"text/*", b"*/*"})
 
 
-async def _start(send: Send) -> None:
-    await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
+async def _start(send: Send, *more: tuple[bytes, bytes]) -> None:
+    await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*_HEADERS, *more]})
 
 
 async def _body(send: Send, body: bytes) -> None:

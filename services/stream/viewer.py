@@ -1,30 +1,39 @@
 """A viewer: somebody's place in one topic. A cursor and not a queue, so being slow costs nobody anything."""
 
-from collections.abc import Callable
+from typing import Protocol
 
-from services.stream.census import Place
+from services.stream.census import Place, Tally
+from services.stream.delivery import Delivery, Encoder, Position
+from services.stream.feed import Feed
 from services.stream.frames import encode_story, reset_event
-from services.stream.topic import Delivery, Encoder, Position, Topic
+from services.stream.topic import Topic
 from shared.event_ids import Filters
 from shared.events import ErrorCode, ResetReason
 
 
+class Carrier(Protocol):
+    """Whatever carries the bytes."""
+
+    def wake(self) -> None: ...
+
+
 class Viewer:
-    """Whatever carries the bytes pulls when it can write; `on_change` (set by it) says that pulling may be worth it.
+    """Its `carrier` pulls when it can write, and is woken when pulling may be worth it.
 
     A viewer that cannot write is left alone: the next pull takes one delta from where it is to the present.
     """
 
     __slots__ = (
+        "_before",
         "_chunk",
         "_delivery",
         "_encode",
         "_farewell",
+        "_fresh",
         "_reason",
-        "carry_on",
+        "carrier",
         "dismissed",
         "filters",
-        "on_change",
         "over",
         "place",
         "position",
@@ -33,28 +42,30 @@ class Viewer:
         "topic",
     )
 
-    def __init__(self, topic: Topic, filters: Filters, encode: Encoder = encode_story) -> None:
+    def __init__(self, topic: Topic | Feed, filters: Filters, encode: Encoder = encode_story) -> None:
         self.topic = topic
         self.filters = filters
         self.position = Position()
-        self.on_change: Callable[[], None] = _nobody_listens
+        self.carrier: Carrier | None = None
         self.socket = -1
         """Of its own, while it is at rest in the crowd that has its place; then `position` is the crowd's, not this."""
-        self.carry_on: Callable[[bytes], None] = _nobody_carries
-        """Told what the socket did not take of what it was sent at rest."""
         self.spoke = 0.0
         """When it was last sent something, by the clock of the event loop."""
         self.over = False
         """Nothing more will come: the connection may end."""
-        self.place: Place | None = None
+        self.place: Place | Tally | None = None
         """Where it is counted."""
         self.dismissed: ErrorCode | None = None
         """Why it is to end, if somebody wants that."""
         self._encode = encode
         self._reason: ResetReason | None = None
         self._farewell: bytes | None = None
+        self._fresh = True
+        """What it gets next happened before it came, perhaps long before."""
         self._delivery: Delivery | None = None
         self._chunk = 0
+        self._before = self.position
+        """Where it was when that began."""
 
     @property
     def between(self) -> bool:
@@ -77,18 +88,28 @@ class Viewer:
         """Whether the next pull may give something, as far as is known now."""
         return self._delivery is not None or (self.has_news and not self.over)
 
-    def take(self) -> tuple[ResetReason | None, Delivery]:
-        """All that there is, for a reader that is told in one piece; and why it must forget what it has, if so."""
-        reason, self._reason = self._reason, None
+    def take(self) -> tuple[ResetReason | None, Delivery] | None:
+        """All that there is, for a reader that is told in one piece; and why it must forget what it has, if so. None
+        while there is no room for so much; its carrier is woken when there may be.
+        """
+        reason = self._reason
         if reason is not None:
             self.position = Position()
-        delivery = self.topic.delivery(self.position, self.filters, self._encode)
-        self.position = delivery.position
+        delivery = self._advance()
+        if delivery is None:
+            return None
+        if reason is not None:
+            self.topic.audience.metrics.resets[reason] += 1
+            self._reason = None
         return reason, delivery
 
     def pull(self) -> bytes | None:
         """The next bytes to send, at most frames.CHUNK; None when there are none at present."""
-        if self._delivery is None:
+        delivery = self._delivery
+        if delivery is not None and delivery.lost:
+            delivery = self._delivery = None
+            self.position = self._before
+        if delivery is None:
             if self.over:
                 return None
             if self._farewell is not None:
@@ -97,14 +118,17 @@ class Viewer:
             if self._reason is not None:
                 return self._forget(self._reason)
             if self.position.version >= self.topic.version:
+                self._fresh = False
                 return None
-            self._delivery = self.topic.delivery(self.position, self.filters, self._encode)
-            self.position = self._delivery.position
+            self._before = self.position
+            delivery = self._delivery = self._advance()
+            if delivery is None:
+                return None
             self._chunk = 0
-        chunk = self._delivery.chunks[self._chunk]
+        chunk = delivery.chunk(self._chunk)
         self._chunk += 1
-        if self._chunk == len(self._delivery.chunks):
-            self.over = self._delivery.final
+        if not delivery.has(self._chunk):
+            self.over = delivery.final
             self._delivery = None
         return chunk
 
@@ -126,15 +150,38 @@ class Viewer:
         self.topic.audience.wake(self)
         self.on_change()
 
+    def on_change(self) -> None:
+        """There may be something to pull."""
+        if self.carrier is not None:
+            self.carrier.wake()
+
+    def let_go(self) -> None:
+        """It has left. Whoever carried it may stand on the wheel for a while yet: that keeps nothing large alive."""
+        self.carrier = None
+        self._delivery = None
+        self.topic.buffer.forget(self)
+
+    def _advance(self) -> Delivery | None:
+        """None: there is no room for it at present."""
+        since, audience = self.position.version, self.topic.audience
+        buffer = self.topic.buffer
+        if buffer.waits(self):
+            return None
+        delivery = self.topic.delivery(self.position, self.filters, self._encode)
+        if delivery is None:
+            buffer.wait(self)
+            return None
+        self.position = delivery.position
+        audience.metrics.deliveries += 1
+        if since and not self._fresh:
+            audience.metrics.delivered(delivery.committed)
+            if since < audience.behind:
+                audience.metrics.merges += 1
+        self._fresh = False
+        return delivery
+
     def _forget(self, reason: ResetReason) -> bytes:
+        self.topic.audience.metrics.resets[reason] += 1
         self._reason = None
         self.position = Position()
         return reset_event(reason, self.topic.event_id(0, self.filters))
-
-
-def _nobody_listens() -> None:
-    pass
-
-
-def _nobody_carries(rest: bytes) -> None:
-    pass

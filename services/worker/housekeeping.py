@@ -1,59 +1,125 @@
-"""Housekeeping: what was kept long enough goes: finished batches, unused uploads, keys of creations."""
+"""Housekeeping: what was kept long enough goes: finished batches, unused uploads, keys of creations.
+
+In a thread of its own: the sweeper has leases to look at, however long a deletion takes.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from uuid import UUID
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared import queries
-from shared.changes import NoSuchBatch, commit
+from shared.changes import commit
 from shared.channels import Publisher
 from shared.creation import IDEMPOTENCY_TTL
-from shared.deletion import Unfinished, delete_batch
+from shared.deletion import delete_batch
 from shared.settings import Settings
 from shared.uploads import upload_path
 
-_FEW = 10
-"""Batches deleted in one round: each may have thousands of jobs, and the sweeper has leases to look at meanwhile."""
+_PERIOD = 60.0
+"""Seconds between two looks for what was kept long enough."""
+
+_PAUSE = 1.0
+"""Seconds between two rounds while there is more to do."""
+
+_ROUND = 1.0
+"""Seconds after which a round deletes no further batch: others need the disk as well."""
 
 _MANY = 100
 """Uploads in one round."""
+
+_LOCK = 7_203_552
+"""Of every transaction here: one process deletes at a time, however many there are."""
 
 log = structlog.get_logger(__name__)
 
 
 class Housekeeping:
-    """Used by one sweeper at a time. Each batch goes in a transaction of its own."""
+    """Each batch goes in a transaction of its own, and no transaction waits for another."""
 
     def __init__(self, engine: Engine, publisher: Publisher, settings: Settings) -> None:
         self._engine = engine
         self._publisher = publisher
         self._settings = settings
+        self._stopping = Event()
+        self._thread = Thread(target=self._loop, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns at once; the round that is under way is finished."""
+        self._stopping.set()
+
+    def _loop(self) -> None:
+        pause = _PAUSE
+        while not self._stopping.wait(pause):
+            pause = _PERIOD
+            try:
+                if self.round():
+                    pause = _PAUSE
+            except SQLAlchemyError as error:
+                log.warning("postgresql is away, not deleting", error=type(error).__name__)
+            except Exception:  # a bug in one round must not end all of them
+                log.exception("housekeeping failed")
 
     def round(self) -> bool:
         """Whether there is probably more to do."""
-        batches, uploads = self._delete_batches(), self._delete_uploads()
-        with self._engine.begin() as connection:
-            connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})
-        return batches == _FEW or uploads == _MANY
+        until = time.monotonic() + _ROUND
+        batches = True
+        while batches and time.monotonic() < until:
+            batches = self._delete_batch()
+        uploads = self._delete_uploads()
+        with self._turn() as connection:
+            if connection is not None:
+                connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})
+                connection.commit()
+        return batches or uploads
 
-    def _delete_batches(self) -> int:
-        settings = self._settings
+    @contextmanager
+    def _turn(self) -> Iterator[Connection | None]:
+        """A transaction to be committed; none while another process is at it."""
         with self._engine.connect() as connection:
-            parameters = {"retention": settings.retention, "batches": _FEW}
-            batch_ids = connection.execute(queries.OUTLIVED, parameters).scalars().all()
-        for batch_id in batch_ids:
-            try:
-                with self._engine.connect() as connection:
-                    frame = delete_batch(connection, batch_id, upload_ttl=settings.upload_ttl)
-                    commit(connection, self._publisher, batch_id, frame)
-            except (NoSuchBatch, Unfinished):  # deleted or reopened meanwhile
-                continue
-            log.info("batch deleted after its time", batch=str(batch_id))
-        return len(batch_ids)
+            free = connection.execute(queries.TRY_LOCK, {"lock": _LOCK}).scalar_one()
+            yield connection if free else None
 
-    def _delete_uploads(self) -> int:
-        """Rows first: a file without a row is found by nobody, a row without its file would be."""
-        with self._engine.begin() as connection:
-            upload_ids = connection.execute(queries.EXPIRE_UPLOADS, {"uploads": _MANY}).scalars().all()
-        for upload_id in upload_ids:
+    def _delete_batch(self) -> bool:
+        """Whether there was one to delete."""
+        settings = self._settings
+        with self._turn() as connection:
+            if connection is None:
+                return False
+            # under its lock: nobody can have it run again meanwhile
+            batch_id = connection.execute(queries.OUTLIVED, {"retention": settings.retention}).scalar_one_or_none()
+            if batch_id is None:
+                return False
+            frame = delete_batch(connection, batch_id, upload_ttl=settings.upload_ttl)
+            commit(connection, self._publisher, batch_id, frame)
+        log.info("batch deleted after its time", batch=str(batch_id))
+        return True
+
+    def _delete_uploads(self) -> bool:
+        """Files first, and the rows of those that are gone: what is killed or fails in between is done again, and
+        until then nobody can name an expired one. Whether there are probably more.
+        """
+        with self._turn() as connection:
+            if connection is None:
+                return False
+            upload_ids = connection.execute(queries.EXPIRED_UPLOADS, {"uploads": _MANY}).scalars().all()
+            gone = [upload_id for upload_id in upload_ids if self._unlink(upload_id)]
+            connection.execute(queries.DELETE_UPLOADS, {"ids": gone})
+            connection.commit()
+        return len(gone) == _MANY
+
+    def _unlink(self, upload_id: UUID) -> bool:
+        try:
             upload_path(self._settings.uploads, upload_id).unlink(missing_ok=True)
-        return len(upload_ids)
+        except OSError as error:
+            log.warning("an upload cannot be removed, trying again", upload=str(upload_id), error=error.strerror)
+            return False
+        return True

@@ -347,7 +347,7 @@ class Ledger:
             frame = change.close()
         if frame is None and repeated:
             # what the lost answer was about may be committed without anybody having been told
-            frame = Frame(FORMAT, change.batch.epoch, 0, change.batch.version)
+            frame = Frame(FORMAT, change.batch.epoch, 0, change.batch.version, owner=change.batch.owner)
         if frame is not None:
             self._publisher.publish(batch_id, frame)
         self._settle(work, accepted)

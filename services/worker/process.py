@@ -1,4 +1,4 @@
-"""One worker process: Dramatiq's threads, the ledger, the stand-by and the sweeper, for one queue."""
+"""One worker process: Dramatiq's threads, the ledger, the stand-by, the sweeper and housekeeping, for one queue."""
 
 import gc
 import logging
@@ -13,6 +13,7 @@ import dramatiq
 import structlog
 
 from services.worker.drain import Drain, Slots
+from services.worker.housekeeping import Housekeeping
 from services.worker.ledger import Ledger
 from services.worker.masks import Masks
 from services.worker.runner import Runner
@@ -27,6 +28,9 @@ from shared.updates import Handler
 
 _FLUSH = 5.0
 """Seconds that the last commits and Dramatiq's threads get at shutdown."""
+
+CONNECTIONS = 5
+"""The ledger's, the stand-by's, the sweeper's for its lock and for a change, and one for housekeeping."""
 
 _IDLE = 50
 """Milliseconds that Dramatiq sleeps at most between two looks for tickets: what an idle worker takes to notice one."""
@@ -53,8 +57,7 @@ class WorkerProcess:
         """`masks` gets to know the secrets of the jobs that run, for the process's own log."""
         self._settings = settings
         self._queue = queue
-        # the ledger, the stand-by, and the sweeper's lock and change
-        self._engine = make_engine(settings.database_url, pool_size=4, application=f"headway-worker-{queue}")
+        self._engine = make_engine(settings.database_url, pool_size=CONNECTIONS, application=f"headway-worker-{queue}")
         self._redis = make_redis(settings.redis_url)
         publisher = Publisher(self._redis, settings.namespace)
         # all queues, because the sweeper sends tickets to all; this process fetches from its own only
@@ -68,6 +71,7 @@ class WorkerProcess:
         drain = Drain(self._ledger, runner, slots, self._broker, queue)
         self._standby = StandBy(self._engine, self._redis, publisher, drain, slots, queue)
         self._sweeper = Sweeper(self._engine, self._broker, publisher, settings, kinds)
+        self._housekeeping = Housekeeping(self._engine, publisher, settings)
         dramatiq.actor(actor_name=ACTOR, queue_name=queue, broker=self._broker)(drain)
         self._threads = dramatiq.Worker(
             self._broker, queues={queue}, worker_threads=settings.threads, worker_timeout=_IDLE
@@ -80,6 +84,7 @@ class WorkerProcess:
         self._threads.start()
         self._standby.start()
         self._sweeper.start()
+        self._housekeeping.start()
         if ready_file is not None:
             ready_file.touch()
         log.info("worker ready", queue=self._queue, threads=self._settings.threads, pid=os.getpid())
@@ -97,6 +102,7 @@ class WorkerProcess:
         """No more claims, grace for handlers, give the rest back, flush. Nothing here waits without a bound."""
         log.info("worker leaving", running=self._ledger.running)
         self._sweeper.stop()
+        self._housekeeping.stop()
         self._standby.stop()
         self._ledger.stop_claiming()
         if not self._idle_within(self._settings.drain_grace):

@@ -1,7 +1,6 @@
 """The sweeper: puts right what a crash or an outage left. Every worker runs one; a lock lets one at a time work."""
 
 import random
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -13,7 +12,6 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.worker.housekeeping import Housekeeping
 from services.worker.retries import after_failure
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
@@ -27,9 +25,6 @@ from shared.settings import Settings
 
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
-
-_HOUSEKEEPING = 60.0
-"""Seconds between two looks for what was kept long enough."""
 
 _LOCK = 7_203_551
 """Of the transaction that sweeps. Any number will do, as long as it is always the same one."""
@@ -66,8 +61,6 @@ class Sweeper:
         self._seen: datetime | None = None
         """What the server's clock showed in the last round."""
         self._steady_since = datetime.min.replace(tzinfo=UTC)
-        self._housekeeping = Housekeeping(engine, publisher, settings)
-        self._housekeeping_at = 0.0
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
 
@@ -98,9 +91,6 @@ class Sweeper:
             if may_expire:
                 self._expire(now)
             self._send_tickets(guard)
-            if time.monotonic() >= self._housekeeping_at:
-                more = self._housekeeping.round()
-                self._housekeeping_at = 0.0 if more else time.monotonic() + _HOUSEKEEPING
 
     def _may_expire(self, now: datetime, up_since: datetime) -> bool:
         """After an outage workers first get a full lease to renew theirs: it must not re-run everything.

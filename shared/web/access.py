@@ -9,7 +9,7 @@ import structlog
 
 from shared.web.handover import offered
 
-_PROBES = "/health/"
+_PROBES = "/health/", "/metrics"
 
 _STARTS = {"http.response.start", "websocket.http.response.start"}
 

@@ -39,6 +39,7 @@ class Readiness(Struct, frozen=True):
 
 def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambda: False) -> Router:
     """`parts` are those of Readiness. 503 unless ready."""
+    away: set[str] = set()
 
     @get("/live")
     async def live() -> Liveness:
@@ -46,7 +47,7 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
 
     @get("/ready")
     async def ready() -> Response[Readiness]:
-        answers = await asyncio.gather(*map(_answers, parts))
+        answers = await asyncio.gather(*(_answers(part, away) for part in parts))
         states: dict[str, State] = {
             part.name: "ok" if answer else "away" for part, answer in zip(parts, answers, strict=True)
         }
@@ -63,10 +64,16 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
     return Router("/health", route_handlers=[live, ready], response_headers={"Cache-Control": "no-store"})
 
 
-async def _answers(part: Part) -> bool:
+async def _answers(part: Part, away: set[str]) -> bool:
+    """`away`: the names of those that did not answer when they were last asked."""
     try:
         await asyncio.wait_for(part.check(), PATIENCE)
     except Exception as error:  # noqa: BLE001  # whatever it is, the part is away
-        log.info("a part is away", part=part.name, error=type(error).__name__)
+        if part.name not in away:
+            log.warning("a part is away", part=part.name, error=type(error).__name__)
+            away.add(part.name)
         return False
+    if part.name in away:
+        log.info("a part is back", part=part.name)
+        away.discard(part.name)
     return True

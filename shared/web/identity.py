@@ -68,6 +68,11 @@ async def reader(connection: Connection, batch_id: UUID) -> Reader:
         if claims.batch_id != batch_id:
             raise NotFound
         return Reader(claims.owner, claims.expires, by_ticket=True)
+    return await bearer_reader(connection)
+
+
+async def bearer_reader(connection: Connection) -> Reader:
+    """Whoever may read, by token. Raises Unauthenticated, Forbidden and Unavailable."""
     token = await bearer(connection)
     _demand(token, "read")
     return Reader(token.owner, token.expires, by_ticket=False)

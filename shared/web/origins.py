@@ -11,6 +11,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.settings import Settings, read_origins
+from shared.web.handshakes import Handshakes
 from shared.web.methods import Methods
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
@@ -78,5 +79,5 @@ _PREFLIGHT: Headers = [
 
 def admit_origins(app: Litestar, settings: Settings) -> Litestar:
     """The application, used by pages of the listed origins as well. Raises SettingsError."""
-    app.asgi_handler = Origins(Methods(app.asgi_handler, app), read_origins(settings))
+    app.asgi_handler = Handshakes(Origins(Methods(app.asgi_handler, app), read_origins(settings)), app, settings)
     return app

@@ -71,8 +71,11 @@ def _framework(request: AnyRequest, error: Exception) -> Response[bytes]:
     if not isinstance(error, HTTPException) or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _unexpected(request, error)
     ours = _BY_STATUS.get(error.status_code, Malformed)
-    # it takes them out of a set, in another order in each process
-    headers = {name: ", ".join(sorted(value.split(", "))) for name, value in (error.headers or {}).items()}
+    # it takes them out of a set, in another order in each process, and counts `websocket` among the methods
+    headers = {
+        name: ", ".join(sorted(word for word in value.split(", ") if word != "websocket"))
+        for name, value in (error.headers or {}).items()
+    }
     if ours in {NotFound, MethodNotAllowed} and request.scope["path"].startswith("/api/"):
         # routing comes before guards, but a stranger does not learn which addresses there are
         return _ForTheKnown(reply(ours(headers=headers)))

@@ -4,10 +4,13 @@ It also offers to hand the socket over. What that relies on in uvicorn is pinned
 """
 
 import asyncio
+import socket
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import is_ssl
 
 from shared.errors import AddressTooLong, HeadersTooLarge, HeadwayError, Malformed, problem
 from shared.events import encode
@@ -25,6 +28,9 @@ BODY_SECONDS = 60.0
 """Without a byte of a body that was announced, while we wait for one."""
 _LINGER = 2.0
 """Seconds to read what a refused client still sends: a connection that is closed before may take the refusal along."""
+
+
+Address = tuple[str, int] | None
 
 
 class Refused(Exception):
@@ -46,7 +52,12 @@ class Protocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # not uvicorn's own: by that uvloop would keep two addresses for as long as there is the connection
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.server, self.client = _addresses(transport)
         self._allow(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,6 +185,20 @@ class Protocol(HttpToolsProtocol):
             self._allow(seconds)
         else:
             self.transport.abort()
+
+
+def _addresses(transport: asyncio.Transport) -> tuple[Address, Address]:
+    """Ours and the client's; none for what is no network."""
+    connection = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        ours, theirs = connection.getsockname(), connection.getpeername()
+    except OSError:  # it has left already
+        return None, None
+    finally:
+        connection.detach()
+    if not (isinstance(ours, tuple) and isinstance(theirs, tuple)):
+        return None, None
+    return ours[:2], theirs[:2]
 
 
 def _response(error: HeadwayError) -> bytes:

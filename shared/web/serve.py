@@ -5,6 +5,7 @@ import gc
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -95,11 +96,19 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_exit = on_exit
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = asyncio.Event()
         self._leaving: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def main_loop(self) -> None:
+        """Uvicorn's looks ten times a second whether it shall end. Ours is told, and renews the date each second."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ending.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         # not remembered as uvicorn does, which would raise it again in the end: an asked-for exit has status 0
@@ -113,6 +122,7 @@ class _Server(uvicorn.Server):
             self._leaving = asyncio.get_running_loop().create_task(self._say_goodbye())
         else:
             self.should_exit = self.force_exit = True
+            self._ending.set()
 
     async def _say_goodbye(self) -> None:
         try:
@@ -120,6 +130,7 @@ class _Server(uvicorn.Server):
                 await self._on_exit()
         finally:
             self.should_exit = True
+            self._ending.set()
 
 
 def _listen(host: str, port: int, unmoved: float) -> socket.socket:

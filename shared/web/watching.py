@@ -15,6 +15,7 @@ from shared.errors import (
 )
 from shared.event_ids import LOGS_MAX, LONGEST_ID, JobsFilter
 from shared.events import EVENTS, Changes, EventName
+from shared.web.conversation import MESSAGES, SocketQuery
 from shared.web.openapi import Operation, Parameter, Reply
 
 _LAST_EVENT_ID = Parameter("Last-Event-ID", "The id to go on from; counts before `lastEventId`.", {"type": "string"})
@@ -40,6 +41,10 @@ class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
     ] = LOGS_MAX
     last_event_id: Annotated[str, Meta(description="The id to go on from.")] = ""
     ticket: str = ""
+
+
+class FeedQuery(Struct, forbid_unknown_fields=True):
+    """Nothing to choose."""
 
 
 class ChangesQuery(Struct, forbid_unknown_fields=True):
@@ -78,7 +83,26 @@ _NO_MORE = Reply(204, "The batch is finished, and the reader has all of it.")
 
 _CHANGES = Reply(200, "What is new, or that nothing is.", {"application/json": Changes})
 
+_CONVERSATION = Reply(
+    101,
+    "A WebSocket. The schema is that of one message, in either direction: `auth`, `subscribe` and `unsubscribe` are "
+    "the client's. A token may also come in the first message.",
+    {"application/json": {"anyOf": list(MESSAGES)}},
+)
+
 OPERATIONS = (
+    Operation(
+        "GET",
+        "/api/ws",
+        "converse",
+        "Watch several things over one WebSocket",
+        tag="Watching",
+        scope="read",
+        by_ticket=True,
+        query=SocketQuery,
+        replies=(_CONVERSATION,),
+        errors=tuple(error for error in _ERRORS if error is not NotFound),
+    ),
     Operation(
         "GET",
         "/api/batches/{id}/changes",

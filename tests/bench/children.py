@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
 from shared.settings import Settings
@@ -35,13 +35,14 @@ class Child:
 @contextmanager
 def child(module: str, *arguments: str, settings: Settings) -> Iterator[Child]:
     """Started, and not waited for."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        env=environment(settings),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with program([sys.executable, "-m", module, *arguments], environment(settings)) as started:
+        yield started
+
+
+@contextmanager
+def program(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Child]:
+    """The same of any command. `env` None: what this process has."""
+    process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Child(process)
         assert process.stdin is not None
@@ -52,7 +53,8 @@ def child(module: str, *arguments: str, settings: Settings) -> Iterator[Child]:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # it ended before it took what was said to it
+                    pipe.close()
 
 
 @contextmanager

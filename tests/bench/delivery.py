@@ -95,7 +95,7 @@ def _ours(settings: Settings, database: Engine, address: str) -> list[float]:
         time.sleep(_SETTLE)
         seen = arrivals(process)
     writer.close()
-    return _waits(writer.commits, seen)
+    return waits_of(writer.commits, seen)
 
 
 def _bare(settings: Settings, client: "Redis") -> list[float]:
@@ -112,10 +112,10 @@ def _bare(settings: Settings, client: "Redis") -> list[float]:
             sent.append((number, time.monotonic()))
             client.publish("bench:bare", b'{"version":%d,"filler":"%b"}\n\n' % (number, b"x" * 1000))
         time.sleep(_SETTLE)
-        return _waits(sent, arrivals(process))
+        return waits_of(sent, arrivals(process))
 
 
-def _waits(sent: list[tuple[int, float]], seen: Arrivals) -> list[float]:
+def waits_of(sent: list[tuple[int, float]], seen: Arrivals) -> list[float]:
     """Milliseconds from each commit until each viewer had its version or a later one. Raises if one never had."""
     waits = []
     for arrived in seen:

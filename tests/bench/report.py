@@ -12,7 +12,12 @@ END = "<!-- what `make bench` wrote: end -->"
 
 
 def render(result: Result) -> str:
-    lines = [f"### {result.title}", "", "| measured | median | lowest to highest | rounds |", "|---|---:|---:|---:|"]
+    lines = [f"### {result.title}", ""]
+    if result.note:
+        lines += [result.note, ""]
+    if not result.numbers:
+        return "\n".join(lines)
+    lines += ["| measured | median | lowest to highest | rounds |", "|---|---:|---:|---:|"]
     for number in result.numbers:
         spread = f"{_short(min(number.values))} to {_short(max(number.values))}"
         lines.append(

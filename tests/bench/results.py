@@ -42,6 +42,8 @@ class Result(Struct, frozen=True):
     title: str
     numbers: list[Number]
     verdicts: list[Verdict]
+    note: str = ""
+    """What was left out, and why."""
 
 
 def ratios(ours: Sequence[float], baseline: Sequence[float]) -> list[float]:

@@ -3,14 +3,10 @@
 import random
 import time
 from statistics import median
-from uuid import UUID, uuid4
 
-import sqlalchemy as sa
-
-from shared import models
-from shared.changes import Change, JobUpdate
 from shared.channels import Publisher, make_redis
 from tests.bench.results import ROUNDS, Number, Result, Verdict, percentile, ratios
+from tests.bench.running import RunningBatch
 from tests.bench.servers import Servers, engine, execute
 from tests.support.batches import make_batch
 
@@ -19,51 +15,19 @@ _UPDATES = 200
 """Of each batch in a round, in turns."""
 
 
-class _Batch:
-    """All of its jobs run, and one after the other gets on, as the ledger commits it."""
-
-    def __init__(self, connection: sa.Connection, publisher: Publisher, batch_id: UUID) -> None:
-        self._connection = connection
-        self._publisher = publisher
-        self._id = batch_id
-        self._token = uuid4()
-        self._updates = 0
-        table = models.jobs
-        with connection.begin():
-            mine = table.c.batch_id == batch_id
-            connection.execute(sa.update(table).where(mine).values(lease_token=self._token))
-            self._jobs = list(connection.execute(sa.select(table.c.id).where(mine)).scalars())
-            change = Change(connection, batch_id)
-            change.start(self._jobs, self._token, 3600)
-            change.close()
-
-    def update(self, choice: random.Random) -> float:
-        """Milliseconds."""
-        self._updates += 1
-        job_id, percent = choice.choice(self._jobs), self._updates * 99 // 10_000
-        begin = time.perf_counter()
-        with self._connection.begin():
-            change = Change(self._connection, self._id)
-            assert change.update([JobUpdate(id=job_id, token=self._token, progress=percent)])
-            frame = change.close()
-        assert frame is not None
-        self._publisher.publish(self._id, frame)
-        return (time.perf_counter() - begin) * 1000
-
-
 def measure(servers: Servers) -> Result:
     settings = servers.settings()
     choice = random.Random(1)  # noqa: S311  # nothing is kept secret with these
     times: list[tuple[list[float], list[float]]] = []
     with engine(settings) as database, database.connect() as connection, make_redis(settings.redis_url) as client:
         publisher = Publisher(client, settings.namespace)
-        few, many = (_Batch(connection, publisher, make_batch(database, jobs)) for jobs in _JOBS)
+        few, many = (RunningBatch(connection, publisher, make_batch(database, jobs)) for jobs in _JOBS)
         execute(settings, "VACUUM ANALYZE")
         for number in range(1 + ROUNDS):
             spent: tuple[list[float], list[float]] = ([], [])
             for _ in range(_UPDATES):
-                spent[0].append(few.update(choice))
-                spent[1].append(many.update(choice))
+                spent[0].append(_update(few, choice))
+                spent[1].append(_update(many, choice))
             if number:  # the first is for warming up
                 times.append(spent)
     small, large = [median(spent[0]) for spent in times], [median(spent[1]) for spent in times]
@@ -77,3 +41,11 @@ def measure(servers: Servers) -> Result:
         ],
         [Verdict("10,000 jobs against 10, the middles", "times", ratios(large, small), 1.2)],
     )
+
+
+def _update(batch: RunningBatch, choice: random.Random) -> float:
+    """Milliseconds."""
+    job_id, percent = choice.choice(batch.jobs), (batch.updates + 1) * 99 // 10_000
+    begin = time.perf_counter()
+    batch.update(job_id, percent)
+    return (time.perf_counter() - begin) * 1000

@@ -1,6 +1,5 @@
 """A Headway of its own, and a headless Chromium to look at it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.support.needs import needs
+from tests.support.needs import needs, program
 from tests.support.running import Run, started
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -29,9 +28,7 @@ _FLAGS = (
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    path = shutil.which("node")
-    needs("node", there=path is not None)
-    return str(path)
+    return program("node")
 
 
 @pytest.fixture(scope="session")

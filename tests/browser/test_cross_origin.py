@@ -1,10 +1,6 @@
 """A page of another site, in a real browser: where it is listed it may use Headway, otherwise it sees nothing of it."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,6 +9,7 @@ from selenium import webdriver
 
 from shared.auth import issue_token
 from shared.settings import Settings
+from tests.browser.site import site
 from tests.support.batches import OWNER
 from tests.support.streams import stream_process
 from tests.support.web import rehearsal
@@ -64,30 +61,6 @@ const [address, token, done] = arguments;
 fetch(`${address}/api/kinds`, token ? {headers: {"Authorization": `Bearer ${token}`}} : {})
   .then((reply) => done(reply.status), (error) => done(error.name));
 """
-
-
-@contextmanager
-def site() -> Iterator[str]:
-    """The origin of somebody else's page, which is empty."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<!doctype html><title>Another site</title>")
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join(10)
 
 
 def test_a_listed_page_uses_all_of_it_and_another_sees_nothing(settings: Settings, chromium: webdriver.Chrome) -> None:

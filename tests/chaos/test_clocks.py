@@ -11,12 +11,12 @@ import pytest
 import sqlalchemy as sa
 from msgspec import structs
 
-from infra.embedded.ports import free_port
 from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.batches import OWNER, make_batch, wait_for
 from tests.support.clocks import ClockedPostgres, Clocks
 from tests.support.ordeal import ordeal
+from tests.support.ports import own_port
 from tests.support.processes import service
 from tests.support.sse import Stream
 from tests.support.streams import status
@@ -54,7 +54,7 @@ def test_a_batch_goes_on_whatever_the_clocks_say(settings: Settings, clocks: Clo
 def test_a_stream_keeps_its_times_whatever_its_clock_says(
     settings: Settings, engine: sa.Engine, clocks: Clocks
 ) -> None:
-    settings = structs.replace(settings, port=free_port(), heartbeat=0.2, lifetime=4)
+    settings = structs.replace(settings, port=own_port(), heartbeat=0.2, lifetime=4)
     address = f"http://127.0.0.1:{settings.port}"
     batch_id = make_batch(engine)
     token = issue_token(settings, OWNER, ttl=2 * HOUR)
@@ -74,7 +74,7 @@ def test_a_stream_keeps_its_times_whatever_its_clock_says(
 
 
 def test_tokens_and_tickets_end_by_the_clock_and_nothing_else_does(settings: Settings, clocks: Clocks) -> None:
-    settings = structs.replace(settings, port=free_port())
+    settings = structs.replace(settings, port=own_port())
     address = f"http://127.0.0.1:{settings.port}"
     short = {"Authorization": f"Bearer {issue_token(settings, OWNER, ttl=HOUR / 2)}"}
     long = {"Authorization": f"Bearer {issue_token(settings, OWNER, ttl=2 * HOUR)}"}

@@ -7,11 +7,11 @@ import psycopg
 import sqlalchemy as sa
 from msgspec import structs
 
-from infra.embedded.ports import free_port
 from shared import models
 from shared.settings import Settings
 from tests.support.batches import wait_for
 from tests.support.ordeal import PATIENCE, Ordeal, ordeal
+from tests.support.ports import own_port
 from tests.support.processes import service
 from tests.support.small_disk import SmallDisk, on_small_disk
 from tests.support.small_postgres import SmallPostgres
@@ -20,7 +20,7 @@ from tests.support.web import assert_problem, client, decoded, rehearsal, submit
 
 
 def test_an_upload_for_which_there_is_no_space_leaves_nothing(settings: Settings, engine: sa.Engine) -> None:
-    settings = structs.replace(settings, port=free_port())
+    settings = structs.replace(settings, port=own_port())
     address = f"http://127.0.0.1:{settings.port}"
     within = on_small_disk(settings.uploads, 2**20)
     with service("services.api", settings=settings, within=within) as process, client(address, settings) as anna:

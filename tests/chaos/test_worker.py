@@ -31,6 +31,7 @@ from tests.support.batches import (
     wait_finished,
     wait_for,
 )
+from tests.support.ports import own_port
 from tests.support.processes import service, worker
 
 
@@ -144,7 +145,7 @@ def test_a_job_that_kills_its_worker_fails_in_the_end(engine: sa.Engine, setting
 
 
 def test_redis_flushed_in_the_middle(settings: Settings, engine: sa.Engine, tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path / "valkey")
+    valkey = Valkey(tmp_path / "valkey", own_port())
     valkey.start()
     settings = structs.replace(settings, redis_url=valkey.url)
     client = redis.Redis.from_url(valkey.url)
@@ -158,7 +159,7 @@ def test_redis_flushed_in_the_middle(settings: Settings, engine: sa.Engine, tmp_
             batch = wait_finished(engine, batch_id)
             # and a ticket that was lost altogether is made up for
             lost = make_batch(engine, 4, params={"steps": 1, "stepMs": 1})
-            wait_finished(engine, lost, 4)
+            wait_finished(engine, lost, 15)
     finally:
         client.close()
         valkey.stop()
@@ -169,7 +170,7 @@ def test_redis_flushed_in_the_middle(settings: Settings, engine: sa.Engine, tmp_
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
 def test_work_goes_on_while_redis_is_away(settings: Settings, engine: sa.Engine, tmp_path: Path, how: str) -> None:
-    valkey = Valkey(tmp_path / "valkey")
+    valkey = Valkey(tmp_path / "valkey", own_port())
     valkey.start()
     settings = structs.replace(settings, redis_url=valkey.url)
     try:
@@ -189,7 +190,7 @@ def test_work_goes_on_while_redis_is_away(settings: Settings, engine: sa.Engine,
             assert began.status == "COMPLETED"
             wait_finished(engine, batch_id)
             if how == "stopped":
-                Event().wait(gone + 10 - time.monotonic())
+                Event().wait(gone + 4 - time.monotonic())
                 valkey.start()
             else:
                 os.kill(valkey.pid, signal.SIGCONT)
@@ -206,7 +207,7 @@ def test_work_goes_on_while_redis_is_away(settings: Settings, engine: sa.Engine,
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[Postgres]:
     """A server of the test's own, which it may kill."""
-    server = Postgres(tmp_path / "postgres")
+    server = Postgres(tmp_path / "postgres", own_port())
     server.start()
     yield server
     server.stop()

@@ -19,12 +19,12 @@ import psycopg
 import pytest
 import redis
 
-from infra.embedded.ports import free_port
 from shared.auth import issue_token
 from shared.kinds.secret import HIDDEN
 from shared.settings import Settings
 from tests.support import leaky
 from tests.support.batches import wait_for
+from tests.support.ports import own_port
 from tests.support.running import Run, headway, started
 
 ROOT = Path(__file__).parents[2]
@@ -384,7 +384,7 @@ def _commands(run: Run, client: Client, known: Known, written: Written) -> None:
         assert done.returncode == status, done.stderr
     for variable, url in (
         ("DATABASE_URL", f"postgresql://headway:{known.wrong}@127.0.0.1:{known.wrong}/headway"),
-        ("DATABASE_URL", f"postgresql://headway:{known.wrong}@127.0.0.1:{free_port()}/headway"),
+        ("DATABASE_URL", f"postgresql://headway:{known.wrong}@127.0.0.1:{own_port()}/headway"),
         ("REDIS_URL", f"redis://:{known.wrong}@127.0.0.1:{known.wrong}/0"),
     ):
         more = {"DATABASE_URL": "postgresql:///x", "REDIS_URL": "redis:///", "HEADWAY_SECRET": known.secret}

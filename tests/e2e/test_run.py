@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from infra.cli.demo import PHOTOS
-from infra.embedded.ports import free_port
 from tests.support.batches import wait_for
+from tests.support.ports import own_port
 from tests.support.running import HEADWAY, Run, alive, environment, headway, started
 from tests.support.streams import status
 
@@ -242,7 +242,7 @@ def test_the_demonstration_makes_a_real_inventory(run: Run) -> None:
 
 
 def test_nothing_is_left_however_it_ends_and_it_starts_again(tmp_path: Path) -> None:
-    home, port = tmp_path / "home", str(free_port())
+    home, port = tmp_path / "home", str(own_port())
     more = {"HEADWAY_PORT": port, "HEADWAY_DETECTOR": str(DETECTOR)}  # named, so none is built
     with started(home, "--no-demo", **more) as run:
         secret, pids = (home / "secret").read_text(), run.pids

@@ -10,16 +10,16 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from infra.embedded.ports import free_port
 from shared.settings import Settings
 from tests.support.batches import make_batch, wait_finished, wait_for
+from tests.support.ports import own_port
 from tests.support.processes import environment
 from tests.support.running import HEADWAY, alive
 
 
 @pytest.mark.parametrize("service", ["api", "stream"])
 def test_a_service_answers_until_it_is_told_to_leave(settings: Settings, service: str) -> None:
-    port = free_port()
+    port = own_port()
     with subprocess.Popen([*HEADWAY, service], env=environment(settings) | {"HEADWAY_PORT": str(port)}) as process:
 
         def live() -> bool:
@@ -64,7 +64,7 @@ def test_migrate_says_what_is_wrong_and_does_nothing_twice(database_url: str, tm
         (database_url, 0, ""),
         ("", 2, "DATABASE_URL is not set"),
         ("mysql://x", 2, "expected postgresql://"),
-        (f"postgresql://headway@127.0.0.1:{free_port()}/x", 2, "DATABASE_URL cannot be used"),
+        (f"postgresql://headway@127.0.0.1:{own_port()}/x", 2, "DATABASE_URL cannot be used"),
     ):
         done = subprocess.run(
             [*HEADWAY, "migrate"], env=plain | {"DATABASE_URL": url}, capture_output=True, text=True, check=False

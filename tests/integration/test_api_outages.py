@@ -18,6 +18,7 @@ from infra.embedded.postgres import Postgres
 from infra.migrations.migrate import migrate
 from services.api.app import create_app
 from shared.settings import Settings
+from tests.support.ports import own_port
 from tests.support.web import assert_problem, client, decoded, rehearsal, served, submit
 
 NOWHERE = "127.0.0.1:1"
@@ -108,7 +109,7 @@ def test_a_frozen_postgresql_is_noticed_by_the_probe(settings: Settings) -> None
 
 
 def test_a_restarted_postgresql_is_taken_up_again(settings: Settings, tmp_path: Path) -> None:
-    server = Postgres(tmp_path / "postgres", durable=False)
+    server = Postgres(tmp_path / "postgres", own_port(), durable=False)
     server.start()
     try:
         migrate(server.url)

@@ -16,13 +16,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from msgspec.structs import replace
 
-from infra.embedded.ports import free_port
 from infra.web import Web
 from services.api.app import create_app as create_api
 from services.stream.app import create_app as create_stream
 from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.jwks import ALGORITHMS, Issuer, IssuerKey, document, issuing
+from tests.support.ports import own_port
 from tests.support.sse import Stream
 from tests.support.web import assert_problem, decoded, served, submit
 
@@ -212,7 +212,7 @@ def test_a_rotated_key_is_found_and_a_withdrawn_one_refused(place: Place) -> Non
 
 
 def test_nobody_is_let_in_or_sent_away_while_keys_cannot_be_had(open_place: Any, issuer: Issuer) -> None:
-    port = free_port()
+    port = own_port()
     place = open_place(jwks_url=f"http://127.0.0.1:{port}/keys.json")
     reply = place.ask(RSA.token())
     assert_problem(reply, 503, "unavailable")

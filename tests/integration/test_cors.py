@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from infra.web import Web
 from services.api.app import create_app as create_api
-from services.stream import hub as hub_module
 from services.stream.app import create_app as create_stream
 from shared.auth import issue_ticket, issue_token, verify_token
 from shared.settings import Settings, SettingsError
@@ -120,27 +119,13 @@ def test_every_reply_to_a_listed_page_can_be_read(address: str, settings: Settin
                 assert "origin" in named(reply.headers["vary"]), "a cache keeps one origin's reply for another"
 
 
-def test_streams_and_their_ends_can_be_read(
-    address: str, settings: Settings, writer: Writer, token: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streams_and_their_ends_can_be_read(address: str, settings: Settings, writer: Writer, token: str) -> None:
     ticket, _ = issue_ticket(settings, verify_token(settings, token), writer.batch_id)
     listed = {"Origin": LISTED[1]}
     with Stream(address, writer.batch_id, None, ticket=ticket, headers=listed) as stream:
         stream.delta()
         assert_granted(stream.headers, LISTED[1])
         assert stream.headers["content-type"] == "text/event-stream"
-        with monkeypatch.context() as patched:
-            patched.setattr(hub_module, "VIEWERS_MAX", 1)
-            with Stream(address, writer.batch_id, token, headers=listed) as refused:
-                assert refused.rest()[0].data["code"] == "too_many_connections"
-                assert_granted(refused.headers, LISTED[1])
-            reply = httpx.get(
-                f"{address}/api/batches/{writer.batch_id}/stream",
-                headers={"Authorization": f"Bearer {token}", "Accept": "application/json"} | listed,
-                trust_env=False,
-            )
-            assert reply.status_code == 429
-            assert_granted(reply.headers, LISTED[1])
         with Stream(address, writer.batch_id, token, headers={"Origin": OTHERS[0]}) as other:
             assert_nothing_granted(other.headers)
         with Stream(address, writer.batch_id, token, method="HEAD", headers=listed) as head:
@@ -152,6 +137,25 @@ def test_streams_and_their_ends_can_be_read(
     with Stream(address, writer.batch_id, token, headers=listed, record=Record(last_id)) as nothing:
         assert nothing.status == 204
         assert_granted(nothing.headers, LISTED[1])
+
+
+def test_refusals_can_be_read(listing: Settings, writer: Writer, token: str) -> None:
+    listed = {"Origin": LISTED[1]}
+    with (
+        served(create_stream(replace(listing, viewers=1))) as address,
+        Stream(address, writer.batch_id, token) as stream,
+    ):
+        stream.delta()
+        with Stream(address, writer.batch_id, token, headers=listed) as refused:
+            assert refused.rest()[0].data["code"] == "too_many_connections"
+            assert_granted(refused.headers, LISTED[1])
+        reply = httpx.get(
+            f"{address}/api/batches/{writer.batch_id}/stream",
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"} | listed,
+            trust_env=False,
+        )
+        assert reply.status_code == 429
+        assert_granted(reply.headers, LISTED[1])
 
 
 def test_without_a_list_nobody_is_granted_anything(settings: Settings, token: str) -> None:

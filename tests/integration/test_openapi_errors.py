@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from infra.embedded.ports import free_port
 from infra.web import Web
 from services.api.app import create_app as create_api
 from services.stream.app import create_app as create_stream
@@ -19,6 +18,7 @@ from shared.errors import all_errors
 from shared.settings import Settings
 from shared.web.protocol import LONGEST_ADDRESS, LONGEST_HEADERS
 from tests.support.openapi import OPENAPI, check_reply, described, validate
+from tests.support.ports import own_port
 from tests.support.sse import Stream
 from tests.support.web import client, rehearsal, served
 from tests.support.wire import Normal, compare
@@ -92,7 +92,7 @@ def place(settings: Settings, engine: sa.Engine) -> Iterator[Place]:
 
 @pytest.fixture
 def without_database(settings: Settings) -> Iterator[Place]:
-    settings = replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/x")
+    settings = replace(settings, database_url=f"postgresql://127.0.0.1:{own_port()}/x")
     nothing: Any = type("Nothing", (), {"batch_id": uuid4(), "jobs": [uuid4()]})
     with served(Web(create_api(settings), create_stream(settings))) as address:
         place = Place(address, settings, nothing, nothing)
@@ -177,8 +177,8 @@ def test_every_address_refuses_methods_that_are_not_described(place: Place) -> N
 def test_without_a_database_everything_that_needs_it_says_so(without_database: Place) -> None:
     asked = 0
     for method, path in OPERATIONS:
-        # the kinds are known without it, and only a server for keys could be away
-        if "unavailable" in codes(method, path).values() and path != "/api/kinds":
+        # the kinds are known without it, and a WebSocket may be opened: only a server for keys could be away
+        if "unavailable" in codes(method, path).values() and path not in {"/api/kinds", "/api/ws"}:
             reply = without_database.ask(
                 without_database.user, method, path, headers={"Accept": "application/json"}, timeout=30
             )

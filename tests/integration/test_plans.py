@@ -239,7 +239,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "RELEASE_EXPIRED": [Case(reads="ix_jobs_leased | ix_jobs_leased + pk_jobs", visits=LEASED, blind=None)],
     # deleting
-    "OUTLIVED": [Case(given={"retention": 2990 * 60.0, "batches": 10}, reads="ix_batches_finished_at", visits=10)],
+    "OUTLIVED": [Case(given={"retention": 2990 * 60.0}, reads="ix_batches_finished_at", visits=1)],
     "LOCK_UPLOADS_OF": [Case(given=of_big(), reads="pk_upload_uses + pk_uploads", visits=2 * SOME, sorts=SOME)],
     "LET_GO_UPLOADS": [
         Case(given=of_big(ttl=60.0), reads="pk_upload_uses + pk_uploads + ix_upload_uses_upload_id", visits=4 * SOME)
@@ -272,6 +272,13 @@ CASES: dict[str, list[Case]] = {
             visits=2,
         )
     ],
+    "BATCH_OF_JOB": [
+        Case(
+            given={"id": job_id(BIG, 5), "owner": OWNER},
+            reads="pk_jobs + pk_batches | pk_jobs + ix_batches_owner_id",
+            visits=2,
+        )
+    ],
     "JOB_TRANSITIONS": [Case(given={"job_id": job_id(BIG, 5)}, reads="ix_transitions_job_id", visits=2, sorts=2)],
     "WATCHED_BATCH": [Case(given={"id": batch_id(BIG)}, reads="pk_batches", visits=1)],
     "CHANGED_JOBS": [
@@ -279,10 +286,23 @@ CASES: dict[str, list[Case]] = {
         for since, changed in ((JOBS - 10, 11), (0, JOBS))
     ],
     "CHANGED_LINES": [
-        Case(given=of_big(since=since, limit=1000), reads="ix_log_lines_batch_id_version", visits=visits, sorts=visits)
+        Case(
+            given=of_big(since=since, limit=1000),
+            reads="ix_log_lines_batch_id_version",
+            visits=visits,
+            sorts=visits,
+            cursor=True,
+        )
         for since, visits in ((JOBS - 10, 110), (0, 1010))
     ],
-    "COUNT_LINES": [Case(given=of_big(since=JOBS - 10), reads="ix_log_lines_batch_id_version", visits=110)],
+    "COUNT_LINES": [
+        Case(
+            given=of_big(since=JOBS - 10, versions=[JOBS - 10, JOBS - 5]),
+            reads="ix_log_lines_batch_id_version",
+            visits=110,
+            sorts=110,
+        )
+    ],
     "SEARCH_LINES": [
         Case(
             given=of_big(
@@ -346,8 +366,13 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "USE_UPLOADS_FOR": [Case(given={"batch_id": batch_id(FINISHED), "ids": [upload_id(1)]})],
-    "EXPIRE_UPLOADS": [
-        Case(given={"uploads": 100}, reads="ix_uploads_expires_at + pk_uploads", visits=200, sorts=SOME, blind=None)
+    "EXPIRED_UPLOADS": [Case(given={"uploads": 100}, reads="ix_uploads_expires_at", visits=100)],
+    "DELETE_UPLOADS": [
+        Case(
+            given={"ids": [upload_id(upload) for upload in range(SOME + 1, 2 * SOME + 1)]},
+            reads="pk_uploads",
+            visits=SOME,
+        )
     ],
     # nothing to read
     "EPOCH": [Case()],

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from litestar import Litestar
 from msgspec.structs import replace
 
-from services.stream import hub as hub_module
 from services.stream.app import create_app
 from services.stream.hub import Hub
 from shared import models
@@ -449,10 +448,8 @@ def test_a_server_that_leaves_answers_at_once_with_what_there_is(
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_too_many_are_told_when_to_come_back(
-    anna: httpx.Client, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub_module, "VIEWERS_MAX", 0)
+def test_too_many_are_told_when_to_come_back(anna: httpx.Client, writer: Writer, hub: Hub) -> None:
+    hub.most = 0
 
     reply = anna.get(f"/api/batches/{writer.batch_id}/changes")
 

@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from services.stream import hub as hub_module
 from services.stream.app import create_app
 from shared import models
 from shared.auth import issue_ticket, issue_token, verify_token
@@ -486,15 +485,15 @@ def test_a_ticket_is_looked_at_only_in_the_beginning(settings: Settings, writer:
 # -- refusals -----------------------------------------------------------------------------------------------------
 
 
-def test_too_many_connections(
-    open_stream: Open, address: str, writer: Writer, token: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_stream().delta()
-    monkeypatch.setattr(hub_module, "VIEWERS_MAX", 1)
-
-    refused = open_stream()
-    (error,) = refused.rest()
-    reply = get(address, writer.batch_id, token, accept="application/json")
+def test_too_many_connections(settings: Settings, writer: Writer, token: str) -> None:
+    with (
+        served(create_app(replace(settings, viewers=1))) as address,
+        Stream(address, writer.batch_id, token) as stream,
+    ):
+        stream.delta()
+        with Stream(address, writer.batch_id, token) as refused:
+            (error,) = refused.rest()
+        reply = get(address, writer.batch_id, token, accept="application/json")
 
     assert refused.status == 200
     assert refused.parser.retry[0] >= 2000

@@ -25,6 +25,7 @@ from shared.channels import viewers_key
 from shared.errors import TooManyRequests
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
+from tests.support.ports import own_port
 from tests.support.sse import Stream
 from tests.support.streams import stream_process
 from tests.support.web import assert_problem, served
@@ -35,7 +36,7 @@ ODD_OWNERS = ["anna", "a b", "}", "}{", "{x}", "été:*?[a]", "headway:conn:{x}"
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
+    server = Valkey(tmp_path / "valkey", own_port())
     server.start()
     yield server
     server.stop()
@@ -250,7 +251,7 @@ def test_who_was_let_in_too_soon_is_sent_away_in_good_order(
     settings: Settings, writer: Writer, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(census_module, "_AWAY", 20)
-    settings = replace(settings, redis_url=valkey.url, owner_viewers=2)
+    settings = replace(settings, redis_url=valkey.url, owner_viewers=2, version_check=0.2)
     token = issue_token(settings, OWNER)
     with (
         served(create_app(settings)) as one,
@@ -324,3 +325,21 @@ def test_two_replicas_share_the_limit_and_the_dead_do_not_count(settings: Settin
         for number in range(6 - len(left)):
             wait_for(lambda: not refused(watch(two)), f"place {number} of the dead to be free")
         assert refused(watch(two))
+
+
+async def test_one_that_was_refused_late_and_leaves_later_still_takes_nobodys_place_along(settings: Settings) -> None:
+    async with running(replace(settings, owner_viewers=1), 2) as (one, two):
+        with redis.Redis.from_url(settings.redis_url) as client:
+            elsewhere = await decided(two)
+            assert elsewhere is not None
+            client.execute_command("CLIENT", "PAUSE", 200)  # long enough to be let in without an answer
+            late = await enter(one)
+            assert late is not None
+            await until(lambda: late.refused, "the answer")
+            two.leave(elsewhere)
+            await asyncio.sleep(2 * census_module._MOMENT)
+            assert await decided(one) is not None
+            one.leave(late)
+            await asyncio.sleep(2 * census_module._MOMENT)
+            assert await decided(two) is None
+            assert counted(client, settings.namespace, OWNER) == 1

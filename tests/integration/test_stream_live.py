@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
@@ -23,6 +22,7 @@ from shared.auth import issue_token
 from shared.channels import batch_channel
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
+from tests.support.outages import no_database
 from tests.support.ports import own_port
 from tests.support.sse import Record, Stream
 from tests.support.streams import health, stream_process
@@ -292,19 +292,6 @@ def test_messages_that_do_not_join_on_only_raise_the_question(
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_database(url: str) -> Iterator[None]:
-    """Nobody gets to this database, and whoever was there is thrown out."""
-    name = url.rpartition("/")[2]
-    with psycopg.connect(url.removesuffix(name) + "template1", autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        try:
-            yield
-        finally:
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
 def test_postgresql_goes_and_comes_back_and_viewers_notice_nothing(

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from infra.embedded.ports import free_port
 from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
+from tests.support.metrics import Numbers
+from tests.support.ports import own_port
 from tests.support.processes import environment
 from tests.support.sse import Stream
 from tests.support.streams import health, status, stream_process
@@ -113,7 +114,7 @@ def test_neither_tokens_nor_tickets_reach_the_log(settings: Settings, writer: Wr
     secret = issue_token(settings, OWNER)
     process = subprocess.Popen(
         [sys.executable, "-m", "services.stream"],
-        env=environment(replace(settings, port=(port := free_port()))),
+        env=environment(replace(settings, port=(port := own_port()))),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -143,6 +144,7 @@ def test_both_services_at_one_address(settings: Settings) -> None:
             anna.post(f"/api/batches/{batch['batchId']}/cancel")
             events = stream.rest()
         ready = health(address)
+        numbers = Numbers(address).read()
         process.send_signal(signal.SIGINT)
         code = process.wait(10)
 
@@ -150,4 +152,5 @@ def test_both_services_at_one_address(settings: Settings) -> None:
     assert events[-1].name == "complete"
     assert events[-1].data["status"] == "CANCELLED"
     assert ready == {"status": "ready", "postgresql": "ok", "redis": "ok"}
+    assert numbers["connections_opened_total{events}"] == 1
     assert code == 0

@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from infra.embedded.ports import free_port
 from services.stream.app import create_app
 from shared.auth import issue_token
 from shared.event_ids import parse_event_id
@@ -21,6 +20,7 @@ from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.support.batches import OWNER
 from tests.support.openapi import validate_component
+from tests.support.ports import own_port
 from tests.support.sse import Event, Record, Stream
 from tests.support.streams import stream_process
 from tests.support.web import served
@@ -123,7 +123,7 @@ def record_ends(recorder: Recorder) -> None:
         with Stream(address, writer.batch_id, recorder.token) as second:
             recorder.note("too many streams", second.rest())
     with recorder.watching(
-        writer, settings={"database_url": f"postgresql://127.0.0.1:{free_port()}/nothing"}
+        writer, settings={"database_url": f"postgresql://127.0.0.1:{own_port()}/nothing"}
     ) as stream:
         recorder.note("the database is away", stream.rest())
     with (

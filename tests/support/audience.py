@@ -10,7 +10,9 @@ from shared.auth import issue_token
 from shared.event_ids import LOGS_MAX, Filters
 from shared.settings import Settings
 from tests.support.batches import OWNER
-from tests.support.history import History, check_recording
+from tests.support.distant import Distant
+from tests.support.history import History
+from tests.support.socket_viewers import LogViewer, SocketViewer
 from tests.support.viewers import Habits, Poller, Viewer
 
 
@@ -21,11 +23,10 @@ class Audience:
         self._token = issue_token(settings, OWNER, ttl=24 * 3600)  # longer than any clock is set ahead
         self._batch_id = batch_id
         self._addresses = addresses
-        self.viewers: list[Viewer] = []
+        self.viewers: list[Viewer | Distant] = []
 
-    def enter(
-        self, name: str, *, jobs: Any = "all", logs: int = LOGS_MAX, kind: type[Viewer] = Viewer, **habits: Any
-    ) -> Viewer:
+    def enter(self, name: str, *, jobs: Any = "all", logs: int = LOGS_MAX, kind: Any = Viewer, **habits: Any) -> Any:
+        """`kind`: the class of such a viewer, which is returned."""
         filters = Filters(jobs, logs)
         viewer = kind(self._addresses, self._batch_id, self._token, name, filters, Habits(**habits))
         self.viewers.append(viewer)
@@ -42,18 +43,20 @@ class Audience:
         self.enter("is cut off", cut=0.05)
         self.enter("is slow", pause=0.03, cut=0.01)
         self.enter("asks for changes", kind=Poller, cut=0.1)
+        self.enter("has a WebSocket", kind=SocketViewer, logs=0, cut=0.02)
+        self.enter("has one for the log", kind=LogViewer, cut=0.02)
 
     def see_the_end(self, history: History, seconds: float = 20, **allowed: Any) -> None:
         """The batch is finished for good: everybody hears of it, and what they saw is checked, as is what was there."""
+        history.read()
         for viewer in self.viewers:
-            viewer.stay_to_the_end()
+            viewer.stay_to_the_end(history.last.version)
         until = time.monotonic() + seconds
         late = [viewer.recording.name for viewer in self.viewers if not viewer.join(until)]
         self.leave()
-        history.read()
         history.check()
         for viewer in self.viewers:
-            check_recording(viewer.recording, history, finished=viewer.recording.name not in late, **allowed)
+            viewer.check(history, finished=viewer.recording.name not in late, **allowed)
         assert not late, f"the batch is at version {history.last.version}, and not all came there"
 
     def leave(self) -> None:

@@ -174,9 +174,12 @@ class Recording(Struct):
     failure: str = ""
     """What it stumbled over, if anything."""
 
+    def events(self) -> list[Event]:
+        return [event for connection in self.connections for event in connection.events]
+
     def told(self) -> list[str]:
         """The names of all events, in order."""
-        return [event.name for connection in self.connections for event in connection.events]
+        return [event.name for event in self.events()]
 
     def record(self) -> Record:
         """What it has in the end."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from msgspec import structs
 
-from infra.embedded.ports import free_port
 from infra.embedded.postgres import Postgres
 from infra.embedded.server import Server
 from infra.embedded.valkey import Valkey
@@ -19,6 +18,7 @@ from infra.migrations.migrate import migrate
 from shared.database import make_engine
 from shared.settings import Settings
 from tests.support.batches import wait_for
+from tests.support.ports import own_port
 from tests.support.processes import environment
 from tests.support.small_postgres import SmallPostgres
 from tests.support.streams import status
@@ -75,7 +75,7 @@ class Service(Part):
         """What it said, in all its lives."""
         self.log.touch()
         self._errors = errors or log
-        self._environment = environment(settings) | (more(self.name) if more else {})
+        self._environment = environment(settings) | dict(more(self.name) if more else {})
         self._command = command
         self._answers = answers
         self._ready = ready
@@ -95,6 +95,12 @@ class Service(Part):
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def stop(self, seconds: float = 20) -> int:
+        """Asks it to leave; its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(seconds)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -152,7 +158,8 @@ class Installation:
         self._directory = directory
         self.workers = [self._worker() for _ in range(2)]
         self._api = self._web("services.api") if with_api else None
-        streams = [self._web("services.stream") for _ in range(2)]
+        # one hands sockets over, and the other does not
+        streams = [self._web(module) for module in ("services.stream", "tests.support.plain_stream")]
         self.streams = [service for service, _ in streams]
         self.addresses = [address for _, address in streams]
         """Of the streams."""
@@ -198,7 +205,7 @@ class Installation:
         )
 
     def _web(self, module: str) -> tuple[Service, str]:
-        port = free_port()
+        port = own_port()
         address = f"http://127.0.0.1:{port}"
         settings = structs.replace(self.settings, port=port)
         log = self._directory / f"{module}-{port}.log"
@@ -221,12 +228,13 @@ def installed(
     `errors`: where services write what they say, if not to their logs.
     """
     with ExitStack() as stack:
-        valkey = Valkey(directory / "valkey")
+        valkey = Valkey(directory / "valkey", own_port())  # to which it comes back when it was killed
         stack.callback(valkey.stop)
         valkey.start()
         postgres = None
         if own_postgres:
-            postgres = (Postgres if own_postgres is True else own_postgres)(directory / "postgres")
+            where = directory / "postgres"
+            postgres = Postgres(where, own_port()) if own_postgres is True else own_postgres(where)
             stack.callback(postgres.stop)
             postgres.start()
             migrate(postgres.url)

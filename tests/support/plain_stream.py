@@ -8,10 +8,11 @@ from services.stream.app import create_app
 from shared.settings import Settings
 from shared.web.handover import EXTENSION
 from shared.web.serve import run_service
+from shared.web.sockets import EXTENSION as SOCKET_EXTENSION
 
 
 class Plain:
-    """An application that is not told of the extension, as under another server."""
+    """An application that is not told of the extensions, as under another server."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -20,7 +21,8 @@ class Plain:
         return getattr(self._app, name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        scope.get("extensions", {}).pop(EXTENSION, None)
+        for extension in (EXTENSION, SOCKET_EXTENSION):
+            scope.get("extensions", {}).pop(extension, None)
         await self._app(scope, receive, send)
 
 

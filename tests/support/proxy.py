@@ -13,6 +13,10 @@ _READY = b"Z\0\0\0\5"
 """All but the last byte of the message with which the server ends its answers."""
 
 
+_TURNS = 10
+"""Of the loop, within which whoever was just accepted is known."""
+
+
 class Statement(NamedTuple):
     sql: bytes
     values: bytes
@@ -61,6 +65,8 @@ class Proxy:
 
     async def close(self) -> None:
         self._server.close()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for connection in self._connections:
             connection.cancel()
         if self._connections:

@@ -12,9 +12,9 @@ from typing import IO
 
 import msgspec
 
-from infra.embedded.ports import free_port
 from infra.home import Running
 from tests.support.batches import wait_for
+from tests.support.ports import own_port
 
 HEADWAY = [sys.executable, "-m", "infra.cli.main"]
 
@@ -96,7 +96,7 @@ def started(home: Path, *arguments: str, **more: str) -> Iterator[Run]:
     process = subprocess.Popen(
         [*HEADWAY, "run", *arguments],
         # several of these may start at once, and the usual port is for one
-        env=environment(home, **{"HEADWAY_PORT": str(free_port()), **more}),
+        env=environment(home, **{"HEADWAY_PORT": str(own_port()), **more}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,26 +1,26 @@
 """Stream services for tests: in a thread of the test's own, or as the process that it is in production."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
 from msgspec.structs import replace
 
-from infra.embedded.ports import free_port
 from shared.settings import Settings
 from tests.support.batches import wait_for
+from tests.support.ports import own_port
 from tests.support.processes import service
 
 
 @contextmanager
 def stream_process(
-    settings: Settings, module: str = "services.stream"
+    settings: Settings, module: str = "services.stream", *, within: Sequence[str] = ()
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address, once it answers, and the process."""
-    port = free_port()
+    """Its address, once it answers, and the process. `within`: a command that becomes the one behind it."""
+    port = own_port()
     address = f"http://127.0.0.1:{port}"
-    with service(module, settings=replace(settings, port=port)) as process:
+    with service(module, settings=replace(settings, port=port), within=within) as process:
         wait_for(lambda: process.poll() is not None or status(address, "/health/live") == 200, f"{module} to answer")
         assert process.poll() is None, f"{module} did not start"
         yield address, process

@@ -1,24 +1,26 @@
 """Viewers of one batch over HTTP, each in a thread, who come back as an EventSource does and record what they saw."""
 
 import time
+import traceback
 from collections.abc import Sequence
 from itertools import cycle
 from random import Random
 from threading import Event as Flag
 from threading import Thread
+from typing import Any
 from uuid import UUID
 
 import httpx
 from msgspec import Struct, structs
 
 from shared.event_ids import Filters, parse_event_id
-from tests.support.history import Connection, Recording
+from tests.support.history import Connection, History, Recording, check_recording
 from tests.support.sse import JSON, Event, Record, Stream
 
 HURRY = 0.1
 """Of the time after which an EventSource is asked to come back: ours come earlier."""
 
-_PEEK = 0.2
+PEEK = 0.2
 """Seconds after which a viewer that hears nothing looks whether it is to end."""
 
 
@@ -29,12 +31,17 @@ class Habits(Struct, frozen=True):
     """How likely it is to leave after an event, also in the middle of a delta."""
     pause: float = 0
     """How likely it is to read nothing for a while, with little room for what comes meanwhile."""
+    room: int = 0
+    """Bytes that the kernel keeps for it while it does not read; 0: as many as it likes."""
     replicas: Sequence[int] = ()
     """The addresses that it goes to, by number; none: all in turn."""
 
 
 class Viewer:
     """`name` also decides what it does by chance."""
+
+    make_record = Record
+    """What it keeps what it is told in."""
 
     def __init__(
         self, addresses: Sequence[str], batch_id: UUID, token: str, name: str, filters: Filters, habits: Habits
@@ -46,9 +53,10 @@ class Viewer:
         self._habits = habits
         self._chance = Random(name)  # noqa: S311  # nothing depends on its being a surprise
         self._addresses = cycle([addresses[number] for number in habits.replicas] or addresses)
-        self._record = Record()
+        self._record = self.make_record()
         self._back_after = 1.0
         self._enough = Flag()
+        self._last = 0
         self._away = Flag()
         self._thread = Thread(target=self._run, name=name)
         self._thread.start()
@@ -57,6 +65,11 @@ class Viewer:
         """Whether it has seen that version, or a later one."""
         assert not self.recording.failure, f"{self.recording.name}: {self.recording.failure}"
         return self._record.version >= version
+
+    @property
+    def version(self) -> int:
+        """That it has seen."""
+        return self._record.version
 
     def where(self) -> str:
         """For those who wait for it."""
@@ -72,13 +85,18 @@ class Viewer:
         """Wherever it is."""
         self._away.set()
 
-    def stay_to_the_end(self) -> None:
-        """Until it is told that there is no more."""
+    def stay_to_the_end(self, version: int) -> None:
+        """Until it is told that there is no more. `version` is the last."""
+        self._last = version
         self._enough.set()
 
     def join(self, until: float) -> bool:
         self._thread.join(max(0.0, until - time.monotonic()))
         return not self._thread.is_alive()
+
+    def check(self, history: History, *, finished: bool, **allowed: Any) -> None:
+        """Once it has left. As for `check_recording`."""
+        check_recording(self.recording, history, finished=finished, **allowed)
 
     def _run(self) -> None:
         try:
@@ -94,12 +112,13 @@ class Viewer:
                     return
                 self._away.wait(HURRY * self._back_after * (0.5 + self._chance.random()))
         except Exception as error:  # noqa: BLE001  # it is the test that is to fail
-            self.recording.failure = f"{type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self.recording.failure = f"{type(error).__name__}: {error} ({where.line})"
 
     def _watch(self, connection: Connection) -> None:
         """One connection, to its end. Raises OSError when it is cut off."""
         filters = self.recording.filters
-        buffer = 4096 if self._habits.pause else None
+        buffer = self._habits.room or (4096 if self._habits.pause else None)
         with Stream(
             next(self._addresses),
             self._batch_id,
@@ -115,7 +134,7 @@ class Viewer:
                 if self._chance.random() < self._habits.pause and not self._enough.is_set():
                     self._away.wait(2 * self._chance.random())
                 try:
-                    events = stream.chunk(_PEEK)
+                    events = stream.chunk(PEEK)
                 except TimeoutError:
                     continue
                 self._back_after = max([1.0, *(milliseconds / 1000 for milliseconds in stream.parser.retry)])

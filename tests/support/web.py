@@ -32,6 +32,7 @@ def served_by(app: Any, **config_options: Any) -> Iterator[tuple[str, uvicorn.Se
         port=0,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         http=Protocol,
         ws=Socket,
         ws_per_message_deflate=False,

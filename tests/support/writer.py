@@ -85,9 +85,12 @@ class Writer:
         """The whole truth in one snapshot, as the wire has it: epoch, batch, jobs by id, lines by (job, n)."""
         with self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             batch = connection.execute(queries.WATCHED_BATCH, {"id": self.batch_id}).one()
-            since = {"batch_id": self.batch_id, "since": 0}
-            jobs = connection.execute(queries.CHANGED_JOBS, since)
-            lines = connection.execute(queries.CHANGED_LINES, since | {"limit": 1_000_000})
+            job, line = models.jobs, models.log_lines
+            jobs = connection.execute(
+                sa.select(job).where(job.c.batch_id == self.batch_id).order_by(job.c.version, job.c.position)
+            )
+            newest_first = [column.desc() for column in (line.c.version, line.c.at, line.c.job_id, line.c.n)]
+            lines = connection.execute(sa.select(line).where(line.c.batch_id == self.batch_id).order_by(*newest_first))
             return {
                 "epoch": batch.epoch,
                 "batch": _wire(batch_of(batch)),

@@ -9,6 +9,7 @@ import pytest
 
 from shared.event_ids import EventId, Filters
 from tests.support.history import Connection, History, Past, Recording, State, Step, check_recording
+from tests.support.socket_viewers import check_log
 from tests.support.sse import JSON, Event
 
 BATCH = UUID(int=1)
@@ -202,6 +203,49 @@ def test_a_falsified_recording_is_found(falsify: Callable[[Recording], Any], mes
     falsify(doctored)
     with pytest.raises(AssertionError, match=message):
         check_recording(doctored, history())
+
+
+def log_recording() -> Recording:
+    """Of the topic `logs:` over a WebSocket: it is cut off after version 3, and goes on."""
+    past = states()
+
+    def told(since: int, to: int) -> Event:
+        lines = [each for state in past[since:to] for each in state.fresh]
+        return Event("log", {"batchId": "1", "lines": lines, "truncated": None}, event_id(to, ALL))
+
+    end = [told(5, 6), Event("complete", {**past[5].batch, "jobs": []}, event_id(6, ALL))]
+    end[0].id = None
+    return Recording(
+        "somebody",
+        ALL,
+        [Connection("", 200, [told(0, 2), told(2, 3)]), Connection(event_id(3, ALL), 200, [told(3, 5), *end])],
+    )
+
+
+def of_lines(change: Callable[[list[JSON]], Any]) -> Callable[[Recording], None]:
+    """Falsify those of version 5."""
+    return lambda doctored: change(doctored.connections[1].events[0].data["lines"])
+
+
+@pytest.mark.parametrize(
+    ("falsify", "message"),
+    [
+        (of_lines(lambda lines: lines.pop()), "log lines are missing"),
+        (of_lines(lambda lines: lines.append(line(1, 2))), "a line that was not there"),
+        (of_lines(lambda lines: lines[0].update(text="other")), "a line that was not there"),
+        (of_lines(lambda lines: lines.append(lines[0])), "twice"),
+        (lambda doctored: doctored.connections[1].events.pop(), "never came to the end"),
+        (lambda doctored: setattr(doctored.connections[1], "last_id", event_id(2, ALL)), "another id"),
+        (lambda doctored: doctored.connections[1].events.insert(0, Event("error", {"code": "internal"})), "internal"),
+        (lambda doctored: setattr(doctored, "failure", "something"), "something"),
+    ],
+)
+def test_a_falsified_log_is_found(falsify: Callable[[Recording], Any], message: str) -> None:
+    doctored = log_recording()
+    check_log(doctored, history())
+    falsify(doctored)
+    with pytest.raises(AssertionError, match=message):
+        check_log(doctored, history())
 
 
 def test_lines_are_left_out_only_where_they_may_be() -> None:

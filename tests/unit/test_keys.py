@@ -185,7 +185,16 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("RS256", RSA.jwk | {"alg": "RS384"}),
     ("RS256", RSA.jwk | {"alg": "HS256"}),
     ("RS256", RSA.jwk | {"use": "enc"}),
-    ("RS256", RSA.jwk | {"key_ops": ["encrypt"]}),
+    *(
+        ("RS256", RSA.jwk | {"key_ops": odd})
+        for odd in (["encrypt"], [], [7, ["verify"]], None, 7, "verify", {"verify": 1})
+    ),
+    *(("RS256", RSA.jwk | {name: odd}) for name in ("alg", "use", "kty", "n", "e") for odd in (None, 7, [], {})),
+    *(("RS256", RSA.jwk | {"kid": odd}) for odd in (None, [], {})),
+    ("RS256", RSA.jwk | {"crv": []}),
+    ("RS256", RSA.jwk | {"iat": 10**5000}),
+    *(("ES256", EC.jwk | {name: odd}) for name in ("crv", "x", "y") for odd in (None, 7, [], {})),
+    *(("EdDSA", ONE.jwk | {name: odd}) for name in ("crv", "x") for odd in (None, 7, [], {})),
     ("RS256", RSA.jwk | {"kty": "EC"}),
     ("RS256", RSA.jwk | {"kty": "oct", "k": "AAAA"}),
     ("RS256", RSA.jwk | {"kid": 7}),
@@ -212,6 +221,16 @@ def test_a_key_that_does_not_fit_is_not_used(algorithm: str, jwk: dict[str, Any]
     good = {"RS256": RSA, "ES256": EC, "EdDSA": ONE}[algorithm]
     listed = [jwk, None, 7, [], good.jwk]
     assert list(read_keys(json.dumps({"keys": listed}).encode(), algorithm)) == [good.id, None]
+
+
+@pytest.mark.parametrize("odd", [None, 7, "x", [], [None], {}])
+def test_what_is_not_looked_at_may_be_anything(odd: object) -> None:
+    jwk = RSA.jwk | dict.fromkeys(("x5c", "x5t", "x5t#S256", "x5u", "ext", "oth", "x", "y", "invented"), odd)
+    assert list(read_keys(document(jwk), "RS256")) == ["rsa", None]
+
+
+def test_a_key_that_verifies_may_do_more() -> None:
+    assert list(read_keys(document(RSA.jwk | {"key_ops": ["wrapKey", None, "verify"]}), "RS256")) == ["rsa", None]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

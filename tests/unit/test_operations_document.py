@@ -14,8 +14,7 @@ from msgspec.structs import FieldInfo
 from infra.cli import worker
 from services.api import resources
 from services.stream import app as stream
-from services.stream import hub
-from services.worker import housekeeping
+from services.worker import housekeeping, process
 from shared import channels, creation
 from shared.errors import all_errors
 from shared.events import ErrorCode
@@ -65,7 +64,8 @@ def test_times_and_sizes_have_a_unit_and_choices_are_listed(name: str) -> None:
     kind = get_args(field.type)[0] if get_origin(field.type) is not None else field.type
     unit = given.rpartition(" ")[2]
     assert (unit in SECONDS) == (float in (kind, *get_args(field.type)))
-    assert (unit in BYTES) == (name.startswith("HEADWAY_MAX_") and name != "HEADWAY_MAX_LINES")
+    sized = name == "HEADWAY_BUFFER" or (name.startswith("HEADWAY_MAX_") and name != "HEADWAY_MAX_LINES")
+    assert (unit in BYTES) == sized
     for choice in get_args(field.type) if isinstance(kind, str) else ():
         assert f"`{choice}`" in text, choice
 
@@ -118,13 +118,13 @@ def test_every_redis_name_is_described() -> None:
 
 
 SENTENCES = [
-    f"{hub.VIEWERS_MAX:,} viewers each at most",
     f"PostgreSQL answers within {health.PATIENCE:.0f} s",
     f"costs no attempt | both, and {worker._OVERTIME:.0f} s |",
     f"| api | {resources.CONNECTIONS} for requests, 1 for health |",
     f"| stream | {stream._CONNECTIONS} for all viewers together, 1 for health |",
     f"an `Idempotency-Key` | {creation.IDEMPOTENCY_TTL / 3600:.0f} h |",
-    f"once a minute and delete {({10: 'ten'})[housekeeping._FEW]} batches at a time",
+    f"Workers look once {({60: 'a minute'})[housekeeping._PERIOD]}.",
+    f"| worker | {process.CONNECTIONS} |",
 ]
 
 

@@ -35,7 +35,7 @@ def story(**given: Any) -> Story:
 
 def told(**given: Any) -> list[Event]:
     """The events, their form checked."""
-    chunks = encode_story(story(**given))
+    chunks = list(encode_story(story(**given)))
     assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
     parser = Parser()
     events = [event for chunk in chunks for event in parser.feed(chunk)]
@@ -71,7 +71,7 @@ def test_other_events(event: bytes, wire: str) -> None:
 
 
 def test_a_small_delta_is_one_chunk() -> None:
-    chunks = encode_story(story(lines=numbered(5, 10), jobs=numbered(5, 10)))
+    chunks = list(encode_story(story(lines=numbered(5, 10), jobs=numbered(5, 10))))
 
     assert len(chunks) == 1
 
@@ -88,7 +88,7 @@ def test_many_jobs_come_in_several_events_that_each_show_the_batch() -> None:
 
 
 def test_no_event_with_many_jobs_is_longer_than_a_chunk() -> None:
-    chunks = encode_story(story(jobs=numbered(2_000, 300)))
+    chunks = list(encode_story(story(jobs=numbered(2_000, 300))))
 
     for event in b"".join(chunks).split(b"\n\n"):
         assert len(event) + 2 <= CHUNK

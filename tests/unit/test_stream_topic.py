@@ -7,10 +7,11 @@ from uuid import UUID
 import pytest
 
 from services.stream.advance import Advance, Part, job_part, line_part
+from services.stream.delivery import Position
 from services.stream.frames import CHUNK, error_event
 from services.stream.pacer import Pacer
 from services.stream.tail import BYTES_MAX, Tail
-from services.stream.topic import SNAPSHOTS, Position, Topic
+from services.stream.topic import SNAPSHOTS, Topic
 from services.stream.viewer import Viewer
 from shared.event_ids import LOGS_MAX, Filters
 from shared.events import Batch, Job, Line

@@ -6,6 +6,7 @@ from infra.cli.api import Api
 from infra.cli.reading import Reading
 from infra.cli.smoketest.checks import Checks, expect, same
 from infra.cli.smoketest.control import check_control
+from infra.cli.smoketest.conversation import check_conversation
 from infra.cli.smoketest.events import check_lines, check_monotone, check_order, check_snapshot
 from infra.cli.smoketest.recording import Recording, record
 from infra.cli.smoketest.refusals import check_refusals
@@ -96,6 +97,7 @@ def _check_later(checks: Checks, api: Api, batch: Json, first: Recording, whole:
         opened = record(api, api.absolute(batch["streamUrl"]), headers={})
         same(opened.status, 200, "the status")
         same(opened.events[-1].name, "complete", "the last event")
+    check_conversation(checks, api, state.batch, state.jobs)
 
 
 def _at(percent: int) -> Any:

@@ -1,0 +1,277 @@
+"""Rounds over real sockets: whoever is at rest, full, late, leaving or new sees every version's end, once and in order."""
+
+import asyncio
+import socket
+from random import Random
+from typing import Any
+
+import pytest
+import uvloop
+
+from services.stream.advance import Advance, job_part
+from services.stream.carrier import Limits
+from services.stream.connection import Connection
+from services.stream.metrics import Metrics
+from services.stream.pump import SLICE, Pump
+from services.stream.round import Round
+from services.stream.delivery import Position
+from services.stream.topic import Topic
+from services.stream.viewer import Viewer
+from services.stream.wheel import Wheel
+from shared.event_ids import Filters
+from shared.jobs import BatchStatus
+from tests.support.sse import Parser, Record
+from tests.unit.test_stream_topic import Writer, batch, job
+
+SMALL = 4096
+"""Bytes of a socket's buffers: a few events."""
+
+ALL, FEW = Filters(), Filters("changed", 5)
+
+
+class House:
+    """What a connection needs of the hub."""
+
+    def __init__(self, topic: Topic, heartbeat: float = 60) -> None:
+        self.metrics = Metrics()
+        self.pump = Pump()
+        self.wheel = Wheel(heartbeat / 4)
+        self.heartbeat = heartbeat
+        self.topic = topic
+        self.round = Round(topic, self.pump)
+        self.left: list[Viewer] = []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a connection needs `{name}` of the hub, too")
+
+    def leave(self, viewer: Viewer) -> None:
+        self.topic.audience.leave(viewer)
+        self.left.append(viewer)
+
+
+class Taken:
+    """A socket that is about to be handed over."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def take(self, successor: asyncio.Protocol) -> asyncio.Transport:
+        self._transport.set_protocol(successor)
+        return self._transport
+
+
+class Reader:
+    """Somebody at the other end of a socket, who reads when told to."""
+
+    def __init__(self, near: socket.socket, connection: Connection) -> None:
+        self.connection = connection
+        self.record = Record()
+        self._parser = Parser()
+        self._socket = near
+
+    def read(self, most: int = 2**20) -> bool:
+        """Whether there was anything."""
+        try:
+            data = self._socket.recv(most)
+        except BlockingIOError:
+            return False
+        for event in self._parser.feed(data):
+            self.record.take(event)
+        return bool(data)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def enter(house: House, filters: Filters = ALL, position: Position | None = None, end: float = 1e9) -> Reader:
+    loop = asyncio.get_running_loop()
+    far, near = socket.socketpair()
+    for one in (far, near):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+    near.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, far)
+    viewer = Viewer(house.topic, filters)
+    viewer.begin(position or Position())
+    house.topic.audience.enter(viewer)
+    limits = Limits(end, "lifetime")
+    connection = Connection(viewer, limits, house, loop.time(), route="/")  # type: ignore[arg-type]
+    connection.take_over(Taken(transport))  # type: ignore[arg-type]
+    return Reader(near, connection)
+
+
+def reload(writer: Writer, step: int) -> None:
+    """As after PostgreSQL was restored: another epoch, and none of the lines kept."""
+    jobs = [job_part(writer.version, job(number, step % 100)) for number in range(5)]
+    writer.topic.load(Advance(f"{step:08x}", 0, batch(writer.version), jobs, [], writer.lines))
+
+
+async def settle(readers: list[Reader], house: House) -> None:
+    """Everybody reads until there is nothing more."""
+    quiet = 0
+    while quiet < 5:
+        await asyncio.sleep(0.002)
+        read = [reader.read() for reader in readers]
+        quiet = 0 if any(read) or house.topic.audience.awake else quiet + 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_whatever_happens_everybody_has_everything_in_the_end(seed: int, loop: Any) -> None:
+    async def play() -> None:
+        chance = Random(seed)
+        writer = Writer(5)
+        house = House(writer.topic)
+        readers: list[Reader] = []
+        lasting = seed % 3 == 0
+        for step in range(400):
+            match chance.randrange(8):
+                case 0 if len(readers) < 150:
+                    readers += [await enter(house, chance.choice([ALL, FEW])) for _ in range(chance.randrange(1, 20))]
+                case 1 if readers and not lasting:
+                    readers.pop(chance.randrange(len(readers))).close()
+                case 2 | 3 | 4:
+                    writer.change(job(step % 5, step % 100), lines=chance.randrange(3))
+                    house.round.begin()
+                case 5:
+                    for reader in chance.sample(readers, len(readers) // 3):
+                        reader.read(chance.choice([1, 100, 10_000]))
+                case 6 if chance.random() < 0.05:
+                    reload(writer, step)
+                    house.round.begin()
+                case _:
+                    await asyncio.sleep(0)
+        await settle(readers, house)
+        for reader in readers:
+            assert reader.record.version == writer.version
+            shown = {id for id in reader.record.jobs if reader.record.jobs[id]["progress"]}
+            assert shown == {f"job-{number}" for number in range(5)}
+            if reader.connection.viewer.filters is ALL:
+                assert len(reader.record.lines) + reader.record.left_out == writer.lines
+        assert not house.topic.audience.awake
+        assert sum(len(crowd.members) for crowd in house.topic.audience.crowds.values()) == len(readers)
+        for reader in readers:
+            reader.close()
+        while house.topic.viewers:
+            await asyncio.sleep(0.001)
+        assert not house.topic.audience.crowds
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(play())
+
+
+async def test_the_end_of_a_batch_reaches_those_at_rest_and_ends_their_connection() -> None:
+    writer = Writer(1)
+    house = House(writer.topic)
+    readers = [await enter(house) for _ in range(100)]
+    await settle(readers, house)
+    writer.change(job(0, 100), status=BatchStatus.COMPLETED)
+    house.round.begin()
+    while house.topic.viewers:
+        await asyncio.sleep(0.001)
+        for reader in readers:
+            reader.read()
+    for reader in readers:
+        reader.read()
+        assert reader.record.events[-1].name == "complete"
+        reader.close()
+
+
+async def test_a_socket_that_is_full_takes_only_its_own_viewer_out_of_the_crowd() -> None:
+    writer = Writer(1)
+    house = House(writer.topic)
+    stuck, *others = readers = [await enter(house) for _ in range(5)]
+    await settle(readers, house)
+    for step in range(200):
+        writer.change(job(0, step % 100))
+        house.round.begin()
+        await asyncio.sleep(0)
+        for reader in others:
+            reader.read()
+    await settle(others[:1], house) if not house.topic.audience.awake else None
+    assert house.topic.audience.awake == {stuck.connection.viewer}
+    assert all(len(reader.record.events) > 100 for reader in others)
+    await settle(readers, house)
+    assert stuck.record.version == writer.version
+    assert len(stuck.record.events) < 60, "what it missed came together"
+    for reader in readers:
+        reader.close()
+    await asyncio.sleep(0.01)
+
+
+async def test_heartbeats_and_lifetimes_come_from_the_wheel() -> None:
+    writer = Writer(1)
+    house = House(writer.topic, heartbeat=0.2)
+    house.wheel.start()
+    begin = asyncio.get_running_loop().time()
+    reader = await enter(house, end=begin + 0.9)
+    busy = await enter(house, end=begin + 0.9)
+    while house.topic.viewers:
+        await asyncio.sleep(0.02)
+        reader.read()
+        busy.read()
+        if asyncio.get_running_loop().time() < begin + 0.4:
+            writer.change(job(0, 1))
+            house.round.begin()
+    house.wheel.stop()
+    reader.read()
+    names = [event.name for event in reader.record.events]
+    assert names[-1] == "timeout"
+    assert 1 <= names.count("ping") <= 3, "only in silence"
+    for one in (reader, busy):
+        one.close()
+
+
+async def test_a_failing_turn_costs_one_connection_and_no_other() -> None:
+    pump = Pump()
+    done = []
+
+    class One:
+        queued = False
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def turn(self, now: float) -> None:  # noqa: ARG002  # a turn's signature
+            if self.number == 1:
+                raise ValueError
+            done.append(self.number)
+
+        def cut(self) -> None:
+            done.append(-self.number)
+
+    for number in range(3):
+        pump.add(One(number))
+    await asyncio.sleep(0.01)
+    assert done == [0, -1, 2]
+
+
+async def test_others_are_served_between_turns() -> None:
+    loop = asyncio.get_running_loop()
+    pump = Pump()
+    passed: list[int] = []
+    turns = []
+
+    class Busy:
+        queued = False
+
+        def turn(self, now: float) -> None:  # noqa: ARG002  # a turn's signature
+            until = loop.time() + SLICE / 4
+            while loop.time() < until:
+                pass
+            turns.append(1)
+
+        def cut(self) -> None: ...
+
+    for _ in range(100):
+        pump.add(Busy())
+
+    def look() -> None:
+        passed.append(len(turns))
+        if len(turns) < 100:
+            loop.call_soon(look)
+
+    loop.call_soon(look)
+    while len(turns) < 100:
+        await asyncio.sleep(0)
+    assert max(later - earlier for earlier, later in zip(passed, passed[1:], strict=False)) <= 16
