@@ -397,7 +397,8 @@ RELEASE_EXPIRED = _query("""
 # This server's clock, by which leases go, and since when it has been up.
 CLOCK = _query("SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS up_since")
 
-# One sweeper at a time, and one that deletes. Held by the transaction, not the session, so that PgBouncer may be between.
+# One sweeper at a time, and one that deletes. Held by the transaction, not the session, so that PgBouncer may be
+# between.
 TRY_LOCK = _query("SELECT pg_try_advisory_xact_lock(:lock)")
 
 # -- deleting -----------------------------------------------------------------------------------------------------
@@ -473,7 +474,7 @@ JOB_TRANSITIONS = _query("""
 """)
 
 # The stream's one question, what changed since version v?, is these three in one snapshot. Jobs and lines come as the
-# JSON that viewers get: making it of 10,000 rows would take a stream process a quarter of a second.
+# JSON that viewers get: a stream process has other things to do than to make it of 10,000 rows.
 WATCHED_BATCH = _query(f"SELECT {_BATCH}, headway_epoch() AS epoch FROM batches b WHERE b.id = :id")
 CHANGED_JOBS = _query(f"""
     SELECT j.version, j.position, {_JOB_JSON} AS json FROM jobs j
@@ -581,6 +582,7 @@ USE_UPLOADS_FOR = _query("""
 
 # Those that no batch names, and that were kept long enough, under their locks.
 EXPIRED_UPLOADS = _query("""
-    SELECT u.id FROM uploads u WHERE u.expires_at < statement_timestamp() LIMIT :uploads FOR UPDATE SKIP LOCKED
+    SELECT u.id FROM uploads u WHERE u.expires_at < statement_timestamp()
+    ORDER BY u.expires_at LIMIT :uploads FOR UPDATE SKIP LOCKED
 """)
 DELETE_UPLOADS = _query("DELETE FROM uploads u WHERE u.id = ANY(CAST(:ids AS uuid[]))")

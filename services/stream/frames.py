@@ -112,7 +112,8 @@ def _log_data(story: Story) -> Iterator[bytes]:
 
 def _room(story: Story) -> int:
     """Bytes of jobs in one event."""
-    return max(CHUNK - len(story.batch) - _FRAME, CHUNK // 4)
+    # where the batch itself is long, as with a large summary, the events of one snapshot are not many times that
+    return max(CHUNK - len(story.batch) - _FRAME, CHUNK // 4, len(story.batch))
 
 
 def _groups(pieces: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:

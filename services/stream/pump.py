@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from time import perf_counter
 from typing import Protocol
 
 import structlog
@@ -49,8 +50,8 @@ class Pump:
         loop = asyncio.get_running_loop()
         waiting = self._waiting
         now = loop.time()
-        end = now + SLICE
-        while waiting and now < end:
+        end = perf_counter() + SLICE  # uvloop's clock counts milliseconds
+        while waiting:
             for _ in range(min(_LOOK, len(waiting))):
                 one = waiting.popleft()
                 one.queued = False
@@ -59,7 +60,8 @@ class Pump:
                 except Exception:  # one connection must not take the others along
                     log.exception("a connection's turn failed")
                     one.cut()
-            now = loop.time()
+            if perf_counter() >= end:
+                break
         if waiting:
             loop.call_soon(self._run)
         else:

@@ -19,8 +19,10 @@ from shared.settings import Settings
 
 _PING = 1.0
 """Seconds between pings: only an answer proves that a subscription is alive."""
+_PINGS = 3
+"""Without any answer, after which Redis counts as away."""
 _SILENCE = 3.0
-"""Seconds without any answer after which Redis counts as away."""
+"""Seconds for connecting, and for writing."""
 _CONFIRM = 1.0
 """Seconds to wait for one subscription to be confirmed; later it is made up for."""
 _RECONNECT = 0.5
@@ -124,18 +126,18 @@ class Source:
             if self._channels:
                 await pubsub.subscribe(*self._channels)
             loop = asyncio.get_running_loop()
-            answered, pinged = loop.time(), loop.time()
+            pinged, unanswered = loop.time(), 1
             while True:
                 message = await pubsub.get_message(timeout=max(0.0, pinged + _PING - loop.time()))
-                now = loop.time()
                 if message is not None:
-                    answered = now
+                    unanswered = 0
                     self._take(message)
-                elif now - answered > _SILENCE:
-                    raise TimeoutError
-                if now - pinged >= _PING:
-                    pinged = now
+                if loop.time() - pinged >= _PING:
+                    # pings and not seconds are counted: if it was we who stood still, the answers are there to be read
+                    if unanswered >= _PINGS:
+                        raise TimeoutError
                     await pubsub.ping()
+                    pinged, unanswered = loop.time(), unanswered + 1
                 await asyncio.sleep(0)  # redis-py does not wait while it has something buffered
         finally:
             self._pubsub = None

@@ -15,6 +15,7 @@ from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.web.access import AccessLog
 from shared.web.protocol import Protocol
+from shared.web.turns import Turns
 from shared.web.sockets import Socket
 
 _NOTSENT_LOWAT = 25
@@ -67,7 +68,7 @@ def serve(
     """
     listener = _listen(host, port, max(_UNMOVED_LEAST, 3 * heartbeat))
     config = uvicorn.Config(
-        AccessLog(app),
+        AccessLog(Turns(app)),
         loop="uvloop",
         http=Protocol,
         ws=Socket,

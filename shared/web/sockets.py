@@ -179,13 +179,15 @@ class Socket(WebSocketsSansIOProtocol):
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
-        if self._moved and not self.ended and self.ping_timeout is not None:
+        self.pong_timer = None
+        if self.ended:
+            return
+        if self._moved and self.ping_timeout is not None:
             # our ping stands behind what a slow client is still reading
             self._moved = False
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
-        super().keepalive_timeout()
-        self._cut_later()
+        self._fail(CloseCode.INTERNAL_ERROR, "a ping was not answered")
 
     def handle_parser_exception(self) -> None:
         """The conversation has failed. What the client still sends is read, or it would not get to read why."""

@@ -1,4 +1,4 @@
-"""WebSockets as a page has them: Chromium's own, from the site itself, from one that is listed and from one that is not."""
+"""WebSockets as a page has them: Chromium's own, from this site, from one that is listed, and from another."""
 
 from typing import Any
 

@@ -7,6 +7,7 @@ import pytest
 
 from infra.embedded.server import package
 from shared.settings import Settings
+from tests.support.feed_viewers import FeedViewer
 from tests.support.ordeal import Ordeal, ordeal
 from tests.support.running import headway
 
@@ -32,7 +33,8 @@ def test_readers_of_a_restored_database_are_told_to_forget(settings: Settings, t
         # ahead: who watched all the time may have been told before the epoch was renewed
         batch.verdict(expired=True, resets={"epoch", "ahead"})
         for viewer in batch.audience.viewers:
-            assert "reset" in viewer.recording.told(), f"{viewer.recording.name} was told nothing"
+            if not isinstance(viewer, FeedViewer):  # which has no ids, and is simply shown everything again
+                assert "reset" in viewer.recording.told(), f"{viewer.recording.name} was told nothing"
 
 
 def _dump(batch: Ordeal, to: Path) -> Path:

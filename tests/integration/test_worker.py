@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 
@@ -12,7 +13,7 @@ from msgspec import Struct, structs
 
 from services.worker.handlers.rehearsal import rehearsal
 from services.worker.process import WorkerProcess, quiet_dramatiq
-from shared import queries
+from shared import models, queries
 from shared.changes import Change, JobUpdate
 from shared.creation import TICKETS
 from shared.jobs import JobStatus
@@ -32,6 +33,10 @@ from tests.support.batches import (
     wait_finished,
     wait_for,
 )
+from tests.support.locks import held, waiting
+from tests.support.writer import Writer
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Nothing(Struct):
@@ -411,6 +416,31 @@ def test_what_is_claimed_while_the_process_begins_to_leave_is_given_back(
     (job,) = job_rows(engine, batch_id)
     assert (job.status, job.attempt, job.failures, job.lease_token) == ("QUEUED", 1, 0, None)
     assert_consistent(engine, batch_id)
+
+
+def test_leases_come_to_an_end_while_a_deletion_takes_its_time(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    old, orphaned = make_batch(engine), Writer(engine, settings)
+    cancel(engine, old)
+    orphaned.start(0)
+    orphaned.close()
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(models.jobs).where(models.jobs.c.status == "PROCESSING").values(lease_until=LONG_AGO)
+        )
+        connection.execute(sa.update(models.batches).where(models.batches.c.id == old).values(finished_at=LONG_AGO))
+
+    def expired() -> bool:
+        return any(row.reason == "lease_expired" for row in transition_rows(engine, orphaned.batch_id))
+
+    with work() as process:
+        with held(settings.database_url, "SELECT 1 FROM jobs WHERE batch_id = %(id)s FOR UPDATE", id=old):
+            wait_for(lambda: waiting(engine), "the deletion to be under way")
+            wait_for(expired, "the lease to be over")
+            assert waiting(engine), "with the deletion still under way"
+        process._housekeeping.stop()
+        process._housekeeping._thread.join(20)
 
 
 def instant(params: Nothing, job: Job) -> Updates[None]:

@@ -11,6 +11,7 @@ from shared.event_ids import LOGS_MAX, Filters
 from shared.settings import Settings
 from tests.support.batches import OWNER
 from tests.support.distant import Distant
+from tests.support.feed_viewers import FeedViewer
 from tests.support.history import History
 from tests.support.socket_viewers import LogViewer, SocketViewer
 from tests.support.viewers import Habits, Poller, Viewer
@@ -45,6 +46,7 @@ class Audience:
         self.enter("asks for changes", kind=Poller, cut=0.1)
         self.enter("has a WebSocket", kind=SocketViewer, logs=0, cut=0.02)
         self.enter("has one for the log", kind=LogViewer, cut=0.02)
+        self.enter("has the owner's feed", kind=FeedViewer, cut=0.02)
 
     def see_the_end(self, history: History, seconds: float = 20, **allowed: Any) -> None:
         """The batch is finished for good: everybody hears of it, and what they saw is checked, as is what was there."""

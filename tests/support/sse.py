@@ -161,9 +161,12 @@ class Stream:
         record: Record | None = None,
         headers: dict[str, str] | None = None,
         receive_buffer: int | None = None,
+        path: str = "",
         **query: Any,
     ) -> None:
-        """`record` goes on where an earlier connection ended; its id goes along as `Last-Event-ID`."""
+        """`record` goes on where an earlier connection ended; its id goes along as `Last-Event-ID`. `path`: not that of
+        the batch.
+        """
         self.parser = Parser()
         self.record = record or Record()
         self.record.cut()
@@ -179,7 +182,7 @@ class Stream:
             sent["Authorization"] = f"Bearer {token}"
         if self.record.id:
             sent["Last-Event-ID"] = self.record.id
-        target = f"/api/batches/{batch_id}/stream" + (f"?{urlencode(query)}" if query else "")
+        target = (path or f"/api/batches/{batch_id}/stream") + (f"?{urlencode(query)}" if query else "")
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
         self._raw = b""
         try:

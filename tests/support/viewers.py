@@ -64,7 +64,7 @@ class Viewer:
     def has(self, version: int) -> bool:
         """Whether it has seen that version, or a later one."""
         assert not self.recording.failure, f"{self.recording.name}: {self.recording.failure}"
-        return self._record.version >= version
+        return self.version >= version
 
     @property
     def version(self) -> int:
@@ -77,7 +77,7 @@ class Viewer:
         last = connections[-1]
         heard = last.events[-1].name if last.events else "nothing"
         return (
-            f"who {self.recording.name}, at version {self._record.version}, connection {len(connections)}"
+            f"who {self.recording.name}, at version {self.version}, connection {len(connections)}"
             f" with status {last.status}, {len(last.events)} events, the last {heard}"
         )
 

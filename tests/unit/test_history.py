@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from shared.event_ids import EventId, Filters
+from tests.support.feed_viewers import check_feed
 from tests.support.history import Connection, History, Past, Recording, State, Step, check_recording
 from tests.support.socket_viewers import check_log
 from tests.support.sse import JSON, Event
@@ -246,6 +247,50 @@ def test_a_falsified_log_is_found(falsify: Callable[[Recording], Any], message: 
     falsify(doctored)
     with pytest.raises(AssertionError, match=message):
         check_log(doctored, history())
+
+
+def feed_recording() -> Recording:
+    """Of the owner's feed: cut off after version 4, and shown everything again."""
+
+    def batch(version: int) -> JSON:
+        return copy.deepcopy(states()[version - 1].batch) | {"batchId": str(BATCH)}
+
+    def snapshot(version: int) -> Event:
+        return Event("batches", {"items": [{"batchId": "another"}, batch(version)]})
+
+    first = [snapshot(2), Event("batch", {"batchId": "another", "deleted": True}), Event("batch", batch(4))]
+    return Recording(
+        "somebody", ALL, [Connection("", 200, first), Connection("", 200, [snapshot(4), Event("batch", batch(6))])]
+    )
+
+
+def feed_history() -> History:
+    past = [State(**_fields(state) | {"batch": state.batch | {"batchId": str(BATCH)}}) for state in states()]
+    return History(None, BATCH, [Past(past)])
+
+
+def last_of_feed(**wrong: Any) -> Callable[[Recording], None]:
+    return lambda doctored: doctored.connections[1].events[1].data.update(wrong)
+
+
+@pytest.mark.parametrize(
+    ("falsify", "message"),
+    [
+        (last_of_feed(progress=99), "never was so"),
+        (last_of_feed(**states()[2].batch), "it had version 4"),
+        (lambda doctored: doctored.connections[1].events[0].data["items"][1].update(states()[1].batch), "taken back"),
+        (lambda doctored: doctored.connections[1].events.pop(0), "everything first"),
+        (lambda doctored: doctored.connections[1].events.pop(), "never came to the end"),
+        (lambda doctored: setattr(doctored.connections[1].events[1], "id", "1"), "no ids"),
+        (lambda doctored: setattr(doctored, "failure", "something"), "something"),
+    ],
+)
+def test_a_falsified_feed_is_found(falsify: Callable[[Recording], Any], message: str) -> None:
+    doctored = feed_recording()
+    check_feed(doctored, str(BATCH), feed_history())
+    falsify(doctored)
+    with pytest.raises(AssertionError, match=message):
+        check_feed(doctored, str(BATCH), feed_history())
 
 
 def test_lines_are_left_out_only_where_they_may_be() -> None:
