@@ -111,6 +111,8 @@ class Hub:
         self._census.start()
         self.wheel.start()
         self._stalls.start()
+        # the first connection to PostgreSQL takes as long as many later ones: before anybody waits for it
+        self._spawn(self._connect())
 
     async def stop(self) -> None:
         """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
@@ -421,6 +423,10 @@ class Hub:
             self._spawn(self.source.unwatch(self._channel(key)))
         if closing := self._closings.pop(key, None):
             closing.cancel()
+
+    async def _connect(self) -> None:
+        with suppress(Unavailable):
+            await self.history.check()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

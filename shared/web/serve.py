@@ -15,8 +15,8 @@ from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.web.access import AccessLog
 from shared.web.protocol import Protocol
-from shared.web.turns import Turns
 from shared.web.sockets import Socket
+from shared.web.turns import Turns
 
 _NOTSENT_LOWAT = 25
 """TCP_NOTSENT_LOWAT of <linux/tcp.h>, which `socket` has from Python 3.12 on."""

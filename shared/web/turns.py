@@ -1,7 +1,7 @@
 """Requests take turns: when thousands come at once, a few begin in each round of the event loop.
 
-Without that all of them would begin in one round, which then lasts for seconds: nothing else is read, written or answered
-meanwhile, and whoever waits for us takes us for dead.
+Without that all of them would begin in one round, which then lasts for seconds: nothing else is read, written or
+answered meanwhile, and whoever waits for us takes us for dead.
 """
 
 import asyncio

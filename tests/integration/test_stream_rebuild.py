@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from services.stream import history as history_module
 from services.stream import tail as tail_module
+from services.stream.feed_keeper import FeedKeeper
 from services.stream.history import History
 from services.stream.hub import Hub
 from services.stream.keeper import Keeper
@@ -111,8 +112,9 @@ class Scene:
         self.note_truth()
 
     async def hear(self, hub: int, index: int) -> None:
-        if frames := self.writer.frames:
-            self.hubs[hub]._hear(self.writer.batch_id, encode(frames[index % len(frames)]))
+        keeper = self.hubs[hub]._keepers.get(self.writer.batch_id)
+        if keeper is not None and (frames := self.writer.frames):
+            keeper.hear(encode(frames[index % len(frames)]))
 
     async def hear_newest(self, hub: int) -> None:
         await self.hear(hub, -1)
@@ -121,7 +123,7 @@ class Scene:
         for keeper in self.keepers():
             keeper.ask()
 
-    def keepers(self) -> list[Keeper]:
+    def keepers(self) -> list[Keeper | FeedKeeper]:
         return [keeper for hub in self.hubs for keeper in hub._keepers.values()]
 
     async def tick(self, times: int) -> None:
