@@ -14,12 +14,12 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from msgspec import Raw, Struct, structs
+from msgspec import Struct
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from shared import queries
-from shared.channels import Frame, Publisher, make_frame
+from shared.channels import Frame, Publisher, make_frame, uncertain
 from shared.events import Delta, Failure, Job, Line, encode, stamp
 from shared.jobs import (
     FINAL_BATCH,
@@ -94,7 +94,7 @@ def commit(connection: Connection, publisher: Publisher, batch_id: UUID, frame: 
     try:
         connection.commit()
     except BaseException:
-        frame = frame and structs.replace(frame, since=0, delta=Raw(b"null"))
+        frame = frame and uncertain(frame)
         raise
     finally:
         connection.close()  # others need it, and Redis may be slow
@@ -310,10 +310,10 @@ class Change:
         ).one()
         if final:
             self._connection.execute(queries.CLOSE_LANE, {"batch_id": self.batch.id})
-        delta = None
+        batch, delta = batch_of(row), None
         if self._jobs is not None:
-            delta = Delta(batch_of(row), list(self._jobs.values()), self._lines, self._line_count)
-        return make_frame(self.batch.epoch, self.batch.version, self.version, delta, self.batch.owner)
+            delta = Delta(batch, list(self._jobs.values()), self._lines, self._line_count)
+        return make_frame(self.batch.epoch, self.batch.version, batch, delta)
 
     @property
     def _here(self) -> dict[str, Any]:

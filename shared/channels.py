@@ -16,17 +16,19 @@ from uuid import UUID
 import msgspec
 import redis
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.events import Delta, encode
+from shared.events import Batch, Delta, encode
 
 FORMAT = 1
-"""Of a Frame. A reader that meets another one only takes note that something changed."""
+"""Of both kinds of frames. A reader that meets another one only takes note that something changed."""
 
 LARGEST_DELTA = 64 * 1024
 """Bytes. Above it a frame carries the versions only, and readers ask PostgreSQL."""
+
+_NULL = Raw(b"null")
 
 _AWAY_FOR = 1.0
 """Seconds for which nothing is published after a failure: a commit must not wait for a server that is away."""
@@ -34,39 +36,41 @@ _AWAY_FOR = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Frame(Struct, rename={"since": "from"}):
+class Frame(Struct, rename={"since": "from"}, omit_defaults=True):
     """A change of one batch, from one version to another. `delta` is JSON, null when it is large or not known."""
 
     format: int
     epoch: str
     since: int
     to: int
-    delta: Raw = Raw(b"null")
+    delta: Raw = _NULL
     at: int = 0
     """When it was committed, in milliseconds since 1970 by the publisher's clock; 0: it was not said."""
+
+    # For the publisher, who tells the owner: these are not sent with it.
     owner: str = ""
-    """Whose batch it is, and who is to be told of it; empty: nobody."""
+    """Whose batch it is; empty: nobody is told."""
+    batch: Raw = _NULL
+    """As in OwnerFrame."""
+    deleted: bool = False
 
 
-class OwnerFrame(Struct, rename="camel"):
-    """What became of one batch of an owner's. `batch` is JSON, null when it is large, deleted or not known."""
+class OwnerFrame(Struct, rename="camel", omit_defaults=True):
+    """What became of one batch of an owner's. `batch` is JSON, null when it is large or not known; then, unless it is
+    `deleted`, its reader asks PostgreSQL.
+    """
 
     format: int
     epoch: str
     batch_id: UUID
-    batch: Raw = Raw(b"null")
+    batch: Raw = _NULL
+    deleted: bool = False
     at: int = 0
-
-
-class _Changed(Struct):
-    """Of a delta, what an owner is told."""
-
-    batch: Raw
+    """As in Frame."""
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
 _decode_owner_frame = msgspec.json.Decoder(OwnerFrame).decode
-_decode_changed = msgspec.json.Decoder(_Changed | None).decode
 _decode_delta = msgspec.json.Decoder(Delta | None).decode
 
 
@@ -88,10 +92,23 @@ def broker_namespace(namespace: str) -> str:
     return f"{namespace}headway:dramatiq"
 
 
-def make_frame(epoch: str, since: int, to: int, delta: Delta | None, owner: str) -> Frame:
-    """The frame, without its delta if that is too large to send to everybody."""
-    encoded = encode(delta)
-    return Frame(FORMAT, epoch, since, to, Raw(encoded if len(encoded) <= LARGEST_DELTA else b"null"), owner=owner)
+def make_frame(epoch: str, since: int, batch: Batch, delta: Delta | None) -> Frame:
+    """What led from `since` to this batch; what is too large to send to everybody is left out."""
+    told = encode(batch)
+    if delta is not None:
+        delta = structs.replace(delta, batch=Raw(told))  # encoded once, for those who watch it and for its owner
+    return Frame(
+        FORMAT, epoch, since, batch.version, _sendable(encode(delta)), owner=batch.owner, batch=_sendable(told)
+    )
+
+
+def uncertain(frame: Frame) -> Frame:
+    """Where nobody knows whether that was committed: everybody has to look."""
+    return structs.replace(frame, since=0, delta=_NULL, batch=_NULL, deleted=False)
+
+
+def _sendable(encoded: bytes) -> Raw:
+    return Raw(encoded) if len(encoded) <= LARGEST_DELTA else _NULL
 
 
 def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
@@ -114,12 +131,6 @@ def decode_owner_frame(message: bytes) -> OwnerFrame | None:
     return frame if frame.format == FORMAT else None
 
 
-def _owner_frame(batch_id: UUID, frame: Frame) -> OwnerFrame:
-    changed = _decode_changed(frame.delta)
-    batch = Raw(b"null") if changed is None else changed.batch
-    return OwnerFrame(FORMAT, frame.epoch, batch_id, batch, frame.at)
-
-
 class Publisher:
     """Tells whoever listens what was committed. Never raises and never blocks for long: these are hints."""
 
@@ -135,21 +146,12 @@ class Publisher:
         if self.suspended or time.monotonic() < self._away_until:
             return
         frame.at = frame.at or time.time_ns() // 1_000_000
-        messages = {batch_channel(self._namespace, batch_id): encode(frame)}
-        if frame.owner:
-            messages[owner_channel(self._namespace, frame.owner)] = encode(_owner_frame(batch_id, frame))
-        self._send(messages)
-
-    def announce(self, batch_id: UUID, owner: str) -> None:
-        """There is a new batch: to be called after the commit."""
-        if not self.suspended and time.monotonic() >= self._away_until:
-            news = OwnerFrame(FORMAT, "", batch_id, at=time.time_ns() // 1_000_000)
-            self._send({owner_channel(self._namespace, owner): encode(news)})
-
-    def _send(self, messages: dict[str, bytes]) -> None:
         pipeline = self._client.pipeline(transaction=False)
-        for channel, message in messages.items():
-            pipeline.publish(channel, message)
+        sent = structs.replace(frame, owner="", batch=_NULL, deleted=False)
+        pipeline.publish(batch_channel(self._namespace, batch_id), encode(sent))
+        if frame.owner:
+            told = OwnerFrame(FORMAT, frame.epoch, batch_id, frame.batch, frame.deleted, frame.at)
+            pipeline.publish(owner_channel(self._namespace, frame.owner), encode(told))
         try:
             pipeline.execute()
             if self._away_until:

@@ -10,8 +10,10 @@ from sqlalchemy import Connection, Row
 from uuid_utils.compat import uuid7
 
 from shared import queries
+from shared.channels import Frame, make_frame
 from shared.events import encode
 from shared.kinds.kind import Kind
+from shared.rows import batch_of
 
 TICKETS = 16
 """The most work tickets that a new batch sends: enough to wake idle workers; they send more themselves."""
@@ -39,7 +41,8 @@ def create_batch(
     uploads: Collection[UUID] = (),
     batch_id: UUID | None = None,
 ) -> Row[Any]:
-    """Stores the batch at version 1 and its jobs; the batch's row. The caller commits, then sends `TICKETS`.
+    """Stores the batch at version 1 and its jobs; the batch's row, and the `epoch`. To be followed by `commit` with its
+    `creation_frame`, and then by `TICKETS`.
 
     `uploads`: those that the jobs name. `batch_id`: where the caller had to know it before.
     """
@@ -83,6 +86,10 @@ def create_batch(
         },
     )
     return row
+
+
+def creation_frame(row: Row[Any]) -> Frame:
+    return make_frame(row.epoch, 0, batch_of(row), None)
 
 
 _ROWS = 1000

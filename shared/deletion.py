@@ -35,4 +35,4 @@ def delete_batch(connection: Connection, batch_id: UUID, *, upload_ttl: float) -
         queries.DELETE_BATCH,
     ):
         connection.execute(statement, parameters)
-    return Frame(FORMAT, batch.epoch, batch.version, batch.version + 1, owner=batch.owner)
+    return Frame(FORMAT, batch.epoch, batch.version, batch.version + 1, owner=batch.owner, deleted=True)

@@ -128,7 +128,8 @@ class BatchDeleted(Struct, rename="camel"):
     """The data of `batch` when there is nothing more to tell of it."""
 
     batch_id: Id
-    deleted: Literal[True] = True
+    deleted: bool = True
+    """Always."""
 
 
 class BatchChange(Batch):
@@ -194,6 +195,15 @@ EVENTS: dict[EventName, type[Struct]] = {
     "timeout": Timeout,
     "error": StreamError,
 }
+
+FEED_EVENTS: dict[str, tuple[type[Struct], ...]] = {
+    "batches": (Batches,),
+    "batch": (Batch, BatchDeleted),
+    "ping": (Ping,),
+    "timeout": (Timeout,),
+    "error": (StreamError,),
+}
+"""Of a feed: the data of each is one of these."""
 
 encode = msgspec.json.Encoder().encode
 

@@ -253,7 +253,7 @@ ADD_BATCH = _query(f"""
         delayed, paused, cancel_requested, created_at)
     VALUES (:id, :owner, :kind, :title, 'QUEUED', 1, :priority, :concurrency, CAST(:metadata AS jsonb), :total,
         0, 0, 0, 0, :total, 0, 0, 0, 0, false, false, clock_timestamp())
-    RETURNING {_BATCH}
+    RETURNING {_BATCH}, headway_epoch() AS epoch
 """)
 
 # In the form that COPY takes; columns as in creation.py.
@@ -538,21 +538,25 @@ VERSIONS = _query("""
     SELECT b.id, b.version, headway_epoch() AS epoch FROM batches b WHERE b.id = ANY(CAST(:ids AS uuid[]))
 """)
 
-_FEED_IDS = """
-    (SELECT l.id FROM batches l WHERE l.owner = {owner} ORDER BY l.id DESC LIMIT :latest)
+_SHOWN = """
+    (SELECT {l} FROM batches l WHERE l.owner = {owner} ORDER BY l.id DESC LIMIT :latest)
     UNION
-    (SELECT a.id FROM batches a WHERE a.owner = {owner} AND a.finished_at IS NULL ORDER BY a.id DESC LIMIT :active)
+    (SELECT {a} FROM batches a WHERE a.owner = {owner} AND a.finished_at IS NULL ORDER BY a.id DESC LIMIT :active)
 """
 
-# What an owner's feed begins with: the latest, and all that are not finished, up to a bound.
+# What an owner's feed begins with: the latest, and all that are not finished, up to a bound. And what it knows of.
 FEED = _query(f"""
-    SELECT {_BATCH} FROM batches b WHERE b.id = ANY(ARRAY({_FEED_IDS.format(owner=":owner")}))
+    SELECT {_BATCH} FROM batches b WHERE b.id = ANY(ARRAY(
+        {_SHOWN.format(l="l.id", a="a.id", owner=":owner")}
+        UNION SELECT k.id FROM unnest(CAST(:known AS uuid[])) AS k (id)
+    ))
 """)
 
 # The same for many owners, only to see whether anything is new.
 FEED_VERSIONS = _query(f"""
-    SELECT o.owner, b.id, b.version FROM unnest(CAST(:owners AS text[])) AS o (owner)
-    CROSS JOIN LATERAL ({_FEED_IDS.format(owner="o.owner")}) AS shown (id) JOIN batches b ON b.id = shown.id
+    SELECT o.owner, shown.id, shown.version FROM unnest(CAST(:owners AS text[])) AS o (owner)
+    CROSS JOIN LATERAL ({_SHOWN.format(l="l.id, l.version", a="a.id, a.version", owner="o.owner")}) AS shown
+    UNION ALL SELECT b.owner, b.id, b.version FROM batches b WHERE b.id = ANY(CAST(:known AS uuid[]))
 """)
 
 # -- uploads ------------------------------------------------------------------------------------------------------

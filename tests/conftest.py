@@ -1,6 +1,7 @@
 """Real servers for every test: one PostgreSQL and one Valkey per run, a cloned database and a namespace per test."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
@@ -71,7 +72,7 @@ def template(server_url: str) -> Iterator[str]:
     _administer(server_url, "CREATE DATABASE {}", name)
     migrate(_with_database(server_url, name))
     yield name
-    _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+    _drop(server_url, name)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +85,7 @@ def clone(server_url: str, template: str) -> Callable[..., AbstractContextManage
         source = connect_url(of).database or "" if of else template
         _administer(server_url, "CREATE DATABASE {} TEMPLATE {}", name, source)
         yield _with_database(server_url, name)
-        _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+        _drop(server_url, name)
 
     return clone
 
@@ -130,6 +131,19 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
 def _administer(url: str, statement: str, *names: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def _drop(url: str, name: str) -> None:
+    """Whoever is still connected is thrown out; but not a process of PostgreSQL's own that tidies up in it just now."""
+    for attempt in range(20):
+        try:
+            _administer(url, "DROP DATABASE {} WITH (FORCE)", name)
+        except psycopg.errors.InsufficientPrivilege:
+            if attempt == 19:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _with_database(url: str, name: str) -> str:

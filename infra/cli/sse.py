@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-LARGEST = 4 * 2**20
-"""Bytes of one event. The server sends a tenth of that."""
+LARGEST = 16 * 2**20
+"""Bytes of one event. The longest that a server sends, all batches of an owner, has half of that."""
 
 
 class SseError(Exception):

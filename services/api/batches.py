@@ -20,7 +20,8 @@ from services.api.resources import Shared
 from services.api.submission import read_submission, refuse_missing_uploads
 from shared import queries
 from shared.auth import issue_ticket
-from shared.creation import TICKETS, create_batch
+from shared.changes import commit
+from shared.creation import TICKETS, create_batch, creation_frame
 from shared.errors import Conflict, NotFound
 from shared.events import Batch, Job
 from shared.jobs import BatchStatus, JobStatus
@@ -56,7 +57,7 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
     submission = read_plain(json, settings) or read_submission(json, settings)
     if not submission.uploads:
         refuse_missing_uploads(submission, set())  # what is wrong by itself needs no database
-    with resources.engine.begin() as connection:
+    with resources.engine.connect() as connection:
         batch_id = uuid7()
         if key is not None and (twin := idempotency.take(connection, key, batch_id)) is not None:
             return _replayed(request, resources, connection, twin)
@@ -75,7 +76,7 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
             uploads=uploads,
             batch_id=batch_id,
         )
-    resources.publisher.announce(batch_id, owner)
+        commit(connection, resources.publisher, batch_id, creation_frame(row))
     send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
     return _reply(request, resources, batch_of(row), HTTPStatus.CREATED)
 

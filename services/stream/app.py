@@ -32,9 +32,9 @@ from shared.web.health import Part, health_routes
 from shared.web.identity import bearer_reader, reader
 from shared.web.metrics import metrics_route
 from shared.web.origins import admit_origins
-from shared.web.parameters import read_query
+from shared.web.parameters import NoParameters, read_query
 from shared.web.problems import EXCEPTION_HANDLERS
-from shared.web.watching import ChangesQuery, FeedQuery, StreamQuery
+from shared.web.watching import ChangesQuery, StreamQuery
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ async def feed(request: Request[Any, Any, Any]) -> ASGIApp:
     state = request.app.state
     hub: Hub = state.hub
     who = await bearer_reader(request)
-    read_query(request, FeedQuery)
+    read_query(request, NoParameters)
     viewer = await _joined(request, hub.join_feed(who.owner, came_from=hub.addresses.of(request.scope)))
     if isinstance(viewer, Refusal):
         return viewer

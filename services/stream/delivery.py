@@ -29,6 +29,10 @@ class Position(Struct, frozen=True):
     line_count: int = 0
 
 
+START = Position()
+"""Of everybody who has read nothing yet."""
+
+
 class Since(NamedTuple):
     """What a delivery is shared by: from which version, for whom, in which form."""
 

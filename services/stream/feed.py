@@ -3,10 +3,13 @@
 It numbers what happens in it by itself: its versions mean nothing outside this process, so they are no event ids.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from itertools import takewhile
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -20,13 +23,17 @@ from shared.events import encode as encode_json
 
 LATEST = 50
 """Batches that a reader is shown at first, finished or not."""
-ACTIVE = 500
-"""Unfinished ones that it is shown besides: a page can show no more, and each may have 16 KiB of metadata."""
+ACTIVE = 1000
+"""Unfinished ones that it is shown at first: as many as a list gives at once."""
+_LARGEST = 8 * 2**20
+"""Bytes of what it is shown at first: each may have 16 KiB of metadata. The oldest are left out."""
 
-_KEPT = LATEST + 2 * ACTIVE
-"""Batches in memory; finished ones beyond that, which nobody would be shown at first, are forgotten."""
-_DELETED = 100
-"""Deletions that are remembered. A reader who has not heard of an older one is shown everything anew."""
+_KEPT = 2 * (LATEST + ACTIVE)
+"""Batches in memory. Beyond it, those that have not moved for long and would not be shown at first are forgotten."""
+_DELETED = 1000
+"""Deletions that are remembered besides."""
+_CACHED = 16
+"""Deliveries to the present version: readers that are slow come from many versions, all others from one."""
 
 
 class Standing(NamedTuple):
@@ -42,7 +49,7 @@ class Reading(Struct, frozen=True):
 
     epoch: str
     batches: dict[UUID, Standing]
-    """LATEST, and up to ACTIVE unfinished ones."""
+    """The latest, unfinished ones, and those of which was asked."""
 
 
 class FeedStory(Struct, frozen=True):
@@ -61,7 +68,7 @@ class _Entry(NamedTuple):
 
 
 class Feed:
-    """Empty (version 0) until `load`. It knows no clock, no network and no database."""
+    """Empty (version 0) until the first reading. It knows no clock, no network and no database."""
 
     final = False
 
@@ -74,106 +81,160 @@ class Feed:
         self.audience = Audience()
         self.viewers = self.audience.viewers
         self.buffer = buffer or Buffer()
-        self._forgotten = 0
-        """The latest version that is not remembered whole."""
         self._clear()
-
-    def load(self, reading: Reading) -> None:
-        """Begin again; whoever watches is shown everything anew."""
-        for viewer in self.viewers:
-            viewer.begin(Position())
-        self._clear()
-        self.epoch = reading.epoch
-        self.version += 1
-        for batch_id in sorted(reading.batches):
-            self._entries[batch_id] = _Entry(self.version, reading.batches[batch_id])
 
     def apply(self, reading: Reading, asked_at: int) -> bool:
         """Whether there was anything new in it. `asked_at`: our version when it was asked for, at the latest."""
+        if reading.epoch != self.epoch or self._was_taken_back(reading, asked_at):
+            self._load(reading)
+            return True
         before = self.version
-        missing = self._missing(reading)
-        for batch_id in self._entries.keys() - reading.batches.keys():
-            entry = self._entries[batch_id]
-            if entry.standing is None or entry.number > asked_at:  # it may have come up after PostgreSQL looked
-                continue
-            if batch_id in missing:
-                self.delete(batch_id)
-            else:
-                self._forget(batch_id)
-        for batch_id in sorted(reading.batches):
-            self.touch(batch_id, reading.batches[batch_id])
+        for batch_id in self._gone(reading.batches, asked_at):
+            self.delete(batch_id)
+        for batch_id in sorted(reading.batches, key=_age):
+            self._touch(batch_id, reading.batches[batch_id])
+        self._trim()  # not before: what is forgotten and then read would be news
         return self.version > before
+
+    def empty(self) -> None:
+        """Nobody watches it any more. Connections that have just ended may hold it for a while yet, not its state."""
+        self._clear()
+        self.version = 0
 
     def touch(self, batch_id: UUID, standing: Standing) -> bool:
         """A batch was seen at a version; whether that is news."""
-        known = self._entries.get(batch_id)
-        if known is not None and (known.standing is None or known.standing.version >= standing.version):
-            return False
-        return self._put(batch_id, standing)
+        news = self._touch(batch_id, standing)
+        self._trim()
+        return news
 
     def delete(self, batch_id: UUID) -> bool:
-        """It is gone; whether that is news."""
+        """It is gone, and whoever has it from elsewhere wants to know as well; whether that is news."""
         known = self._entries.get(batch_id)
-        return known is not None and known.standing is not None and self._put(batch_id, None)
+        if known is not None and known.standing is None:
+            return False
+        self._put(batch_id, None)
+        return True
 
-    def differs(self, epoch: str, versions: dict[UUID, int]) -> bool:
-        """Whether PostgreSQL, that was seen to stand there, knows more or less than we do."""
-        if epoch != self.epoch:
-            return True
-        for batch_id, version in versions.items():
-            known = self._entries.get(batch_id)
-            if known is None or (known.standing is not None and known.standing.version < version):
-                return True
-        return any(self._standing(batch_id) for batch_id in self._entries.keys() - versions.keys())
+    @property
+    def standing(self) -> list[UUID]:
+        """The batches that it knows: of these PostgreSQL is asked, besides the latest and unfinished ones."""
+        return [batch_id for batch_id, entry in self._entries.items() if entry.standing is not None]
+
+    @property
+    def older(self) -> list[UUID]:
+        """Those of them that nobody would be shown at first."""
+        return list(set(self.standing).difference(self._shown()))
+
+    def differs(self, epoch: str, versions: dict[UUID, int], asked_at: int) -> bool:
+        """Whether PostgreSQL stands elsewhere than we do. `versions`: of the latest and unfinished ones, and of those
+        that were `older`; `asked_at` as for `apply`.
+        """
+        return (
+            epoch != self.epoch
+            or any(self._is_elsewhere(batch_id, version, asked_at) for batch_id, version in versions.items())
+            or bool(self._gone(versions, asked_at))
+        )
+
+    def news_since(self, version: int) -> int:
+        """Of how many batches there is something to tell."""
+        return sum(1 for _ in self._since(version))
 
     def event_id(self, version: int, filters: Filters) -> str:  # noqa: ARG002  # as topics have it
         return ""
 
     def delivery(self, since: Position, filters: Filters, encode: Encoder | None = None) -> Delivery | None:
         """What became of the batches after `since`. None if that is long, and the buffer has no room for it."""
-        whole = not since.version or since.version < self._forgotten
+        whole = since.version < max(1, self._forgotten)
         key = Since(0 if whole else since.version, filters, encode or encode_feed)
-        found = self._deliveries.get(key)
+        found = self._deliveries.get(key) or self._long.get((key, self.version))
         if found is not None and not found.lost:
             return found
-        items = self._all() if whole else self._after(since.version)
-        size = sum(map(len, items))
-        if size > CHUNK and self.buffer.full:
+        items = self._all() if whole else [_told(batch_id, entry) for batch_id, entry in self._after(since.version)]
+        return self._begin(FeedStory(whole, items), key)
+
+    def _begin(self, story: FeedStory, key: Since) -> Delivery | None:
+        delivery = Delivery(story, key, Position(self.version), self.committed)
+        if not delivery.has(1):
+            if len(self._deliveries) >= _CACHED:
+                self._deliveries.pop(next(iter(self._deliveries)))
+            self._deliveries[key] = delivery
+        elif self.buffer.full:
             return None
-        delivery = Delivery(FeedStory(whole, items), key, Position(self.version), self.committed)
-        if size > CHUNK:
-            delivery.hold(self.buffer, size, divisible=False)
-        self._deliveries[key] = delivery
+        else:
+            divisible = key.encode is encode_feed and _never_cut(story)
+            delivery.hold(self.buffer, 2 * sum(map(len, story.items)), divisible=divisible)
+            self._long[key, self.version] = delivery
         return delivery
 
     def _all(self) -> list[bytes]:
-        standing = {batch_id: one for batch_id in self._entries if (one := self._standing(batch_id))}
-        return [standing[batch_id].data for batch_id in sorted(standing, reverse=True)]
+        items: list[bytes] = []
+        room = _LARGEST
+        for batch_id in self._shown():
+            entry = self._entries[batch_id]
+            if entry.standing is not None and (room := room - len(entry.standing.data)) >= 0:
+                items.append(entry.standing.data)
+        return items
 
-    def _after(self, version: int) -> list[bytes]:
-        fresh = list(takewhile(lambda item: item[1].number > version, reversed(self._entries.items())))
+    def _shown(self) -> Iterator[UUID]:
+        """What a reader is shown at first, newest first."""
+        active = 0
+        for number, batch_id in enumerate(sorted(self.standing, key=_age, reverse=True)):
+            entry = self._entries[batch_id]
+            unfinished = entry.standing is not None and not entry.standing.final
+            active += unfinished
+            if number < LATEST or (unfinished and active <= ACTIVE):
+                yield batch_id
+
+    def _since(self, version: int) -> Iterator[tuple[UUID, _Entry]]:
+        """Those that something became of after `version`, the last one first."""
+        return takewhile(lambda item: item[1].number > version, reversed(self._entries.items()))
+
+    def _after(self, version: int) -> list[tuple[UUID, _Entry]]:
+        return list(self._since(version))[::-1]
+
+    def _is_elsewhere(self, batch_id: UUID, version: int, asked_at: int) -> bool:
+        known = self._entries.get(batch_id)
+        if known is None:
+            return True
+        ours = 0 if known.standing is None else known.standing.version
+        # what we heard while PostgreSQL was looking it need not know; whatever we knew before it does
+        return version != ours if known.number <= asked_at else 0 < ours < version
+
+    def _was_taken_back(self, reading: Reading, asked_at: int) -> bool:
+        """Whether it knows less than we did."""
+        return any(
+            (known := self._entries.get(batch_id)) is not None
+            and known.number <= asked_at
+            and (known.standing is None or known.standing.version > standing.version)
+            for batch_id, standing in reading.batches.items()
+        )
+
+    def _gone(self, there: Collection[UUID], asked_at: int) -> list[UUID]:
+        """Those that we know, and PostgreSQL does not."""
         return [
-            encode_json(BatchDeleted(str(batch_id))) if entry.standing is None else entry.standing.data
-            for batch_id, entry in reversed(fresh)
+            batch_id
+            for batch_id, entry in self._entries.items()
+            if entry.standing is not None and entry.number <= asked_at and batch_id not in there
         ]
 
-    def _standing(self, batch_id: UUID) -> Standing | None:
-        return self._entries[batch_id].standing
+    def _load(self, reading: Reading) -> None:
+        """Begin again; whoever watches is shown everything anew."""
+        self._clear()
+        self.epoch = reading.epoch
+        self.version += 1
+        self._forgotten = self.version
+        for batch_id in sorted(reading.batches, key=_age):
+            self._entries[batch_id] = _Entry(self.version, reading.batches[batch_id])
+        self._trim()
 
-    def _missing(self, reading: Reading) -> set[UUID]:
-        """Those that would be in the reading if they were still there."""
-        newest = sorted(reading.batches)[-LATEST:]
-        active = sorted(batch_id for batch_id, one in reading.batches.items() if not one.final)[-ACTIVE:]
-        oldest_shown = newest[0] if len(newest) == LATEST else UUID(int=0)
-        oldest_active = active[0] if len(active) == ACTIVE else UUID(int=0)
-        return {
-            batch_id
-            for batch_id in self._entries.keys() - reading.batches.keys()
-            if (one := self._standing(batch_id))
-            and (batch_id > oldest_shown or (not one.final and batch_id > oldest_active))
-        }
+    def _touch(self, batch_id: UUID, standing: Standing) -> bool:
+        known = self._entries.get(batch_id)
+        if known is not None and (known.standing is None or known.standing.version >= standing.version):
+            return False
+        self._put(batch_id, standing)
+        return True
 
-    def _put(self, batch_id: UUID, standing: Standing | None) -> bool:
+    def _put(self, batch_id: UUID, standing: Standing | None) -> None:
         self.version += 1
         self._deliveries.clear()
         self._entries.pop(batch_id, None)
@@ -181,16 +242,16 @@ class Feed:
         if standing is None:
             self._deleted.append(batch_id)
             if len(self._deleted) > _DELETED:
-                self._forget(self._deleted.pop(0))
-        elif len(self._entries) > _KEPT:
-            self._forget_one()
-        return True
+                self._forget(self._deleted.popleft())
 
-    def _forget_one(self) -> None:
-        for batch_id, (_, standing) in self._entries.items():
-            if standing is not None and standing.final:
-                self._forget(batch_id)
-                return
+    def _trim(self) -> None:
+        """When there are too many, the older half of those that nobody would be shown at first."""
+        if len(self._entries) - len(self._deleted) <= _KEPT:
+            return
+        shown = set(self._shown())
+        others = [batch_id for batch_id in self.standing if batch_id not in shown]
+        for batch_id in others[: (len(others) + 1) // 2]:
+            self._forget(batch_id)
 
     def _forget(self, batch_id: UUID) -> None:
         """Who has not heard of what became of it last is shown everything anew, and it is not part of that."""
@@ -199,8 +260,16 @@ class Feed:
     def _clear(self) -> None:
         self._entries: dict[UUID, _Entry] = {}
         """In the order in which they were touched."""
-        self._deleted: list[UUID] = []
+        self._deleted: deque[UUID] = deque()
+        self._forgotten = 0
+        """The latest version that is not remembered whole: who has less is shown everything."""
         self._deliveries: dict[Since, Delivery] = {}
+        """Short ones to the present."""
+        self._long: WeakValueDictionary[tuple[Since, int], Delivery] = WeakValueDictionary()
+        """Those that somebody is in, also to versions that are past."""
+
+
+_age = attrgetter("int")  # of an id: they rise with time; ten times as fast as comparing them as they are
 
 
 def encode_feed(story: FeedStory) -> Iterator[bytes]:
@@ -213,3 +282,12 @@ def encode_feed(story: FeedStory) -> Iterator[bytes]:
 def all_of(story: FeedStory) -> bytes:
     """The data of `batches`."""
     return b'{"items":[%b]}' % b",".join(story.items)
+
+
+def _told(batch_id: UUID, entry: _Entry) -> bytes:
+    return encode_json(BatchDeleted(str(batch_id))) if entry.standing is None else entry.standing.data
+
+
+def _never_cut(story: FeedStory) -> bool:
+    """Whether every event fits into a chunk, so that each chunk ends with an event."""
+    return not story.whole and max(map(len, story.items)) < CHUNK // 2

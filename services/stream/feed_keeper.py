@@ -21,6 +21,9 @@ class _Seen(Struct, rename="camel"):
     status: BatchStatus
 
 
+_PER_SECOND = 1000
+"""Batches of which a feed tells in a second, at most: an owner may have thousands that run, and a page reads each."""
+
 _decode_seen = msgspec.json.Decoder(_Seen | None).decode
 
 
@@ -32,8 +35,11 @@ class FeedKeeper:
     ) -> None:
         self.topic = feed
         self._history = history
-        self._pacer = Pacer(window, tell)
+        self._window = window
+        self._tell = tell
+        self._told = 0
         self._asked_at = 0
+        self._pacer = Pacer(window, self._tell_all)
         self._inquiry = Inquiry(self._read, self._take, jitter)
 
     async def open(self) -> None:
@@ -41,28 +47,37 @@ class FeedKeeper:
         await self._inquiry.open()
 
     def hear(self, message: bytes) -> None:
-        """A frame from Redis: has the batch in it, or is a reason to ask."""
+        """A frame from Redis: says what became of a batch, or is a reason to ask."""
         feed = self.topic
-        frame = decode_owner_frame(message)
         outcomes = feed.audience.metrics.frames
+        frame = decode_owner_frame(message)
         if not feed.version or frame is None or frame.epoch != feed.epoch:
             outcomes["foreign" if feed.version else "early"] += 1
             self.ask()
             return
-        seen = _decode_seen(frame.batch)
-        if seen is None:
+        try:
+            seen = _decode_seen(frame.batch)
+        except msgspec.MsgspecError:
+            outcomes["foreign"] += 1
+            self.ask()
+            return
+        if seen is not None:
+            standing = Standing(seen.version, seen.status in FINAL_BATCH, bytes(frame.batch))
+            news = feed.touch(frame.batch_id, standing)
+        elif frame.deleted:
+            news = feed.delete(frame.batch_id)
+        else:
             outcomes["large"] += 1
             self.ask()
             return
-        news = feed.touch(frame.batch_id, Standing(seen.version, seen.status in FINAL_BATCH, bytes(frame.batch)))
         outcomes["applied" if news else "dropped"] += 1
         if news:
             feed.committed = frame.at
             self._pacer.touch()
 
-    def compare(self, epoch: str, versions: dict[UUID, int]) -> None:
-        """PostgreSQL was seen to stand there."""
-        if self.topic.differs(epoch, versions):
+    def compare(self, epoch: str, versions: dict[UUID, int], asked_at: int) -> None:
+        """PostgreSQL was seen to stand there; as for `Feed.differs`."""
+        if self.topic.differs(epoch, versions, asked_at):
             self.ask()
 
     def ask(self) -> None:
@@ -72,18 +87,22 @@ class FeedKeeper:
     async def close(self) -> None:
         self._pacer.stop()
         await self._inquiry.close()
+        self.topic.empty()
 
     async def _read(self) -> Reading:
         self._asked_at = self.topic.version
-        return await self._history.feed(self.topic.id)
+        return await self._history.feed(self.topic.id, self.topic.standing)
 
     def _take(self, reading: Reading) -> None:
         feed = self.topic
         first = not feed.version
-        if reading.epoch != feed.epoch:
-            feed.load(reading)
-        elif not feed.apply(reading, self._asked_at):
-            return
-        feed.committed = 0
-        if not first:
-            self._pacer.touch()
+        if feed.apply(reading, self._asked_at):
+            feed.committed = 0
+            if not first:
+                self._pacer.touch()
+
+    def _tell_all(self) -> None:
+        feed = self.topic
+        self._pacer.window = max(self._window, feed.news_since(self._told) / _PER_SECOND)
+        self._told = feed.version
+        self._tell()

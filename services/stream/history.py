@@ -107,24 +107,26 @@ class History:
             rows = await connection.execute(queries.VERSIONS, {"ids": list(batch_ids)})
             return {row.id: Stand(row.version, row.epoch) for row in rows}
 
-    async def feed(self, owner: str) -> Reading:
-        """What the feed of an owner begins with."""
+    async def feed(self, owner: str, known: Collection[UUID]) -> Reading:
+        """What the feed of an owner begins with, and those that it knows."""
         async with self._snapshot() as connection:
             epoch: str = (await connection.execute(queries.EPOCH)).scalar_one()
             batches: dict[UUID, Standing] = {}
-            given = {"owner": owner, "latest": LATEST, "active": ACTIVE}
+            given = {"owner": owner, "known": list(known), "latest": LATEST, "active": ACTIVE}
             async with connection.stream(queries.FEED, given) as result:
                 async for rows in result.partitions(_BATCHES):
                     batches |= {row.id: _standing(row) for row in rows}
                     await asyncio.sleep(0)
             return Reading(epoch, batches)
 
-    async def feed_versions(self, owners: Collection[str]) -> tuple[str, dict[str, dict[UUID, int]]]:
-        """The epoch; and for each owner where the batches are that its feed would begin with."""
+    async def feed_versions(
+        self, owners: Collection[str], known: Collection[UUID]
+    ) -> tuple[str, dict[str, dict[UUID, int]]]:
+        """The epoch; and for each owner where the batches are that its feed would begin with, and those known."""
         versions: dict[str, dict[UUID, int]] = {owner: {} for owner in owners}
         async with self._snapshot() as connection:
             epoch: str = (await connection.execute(queries.EPOCH)).scalar_one()
-            given = {"owners": list(owners), "latest": LATEST, "active": ACTIVE}
+            given = {"owners": list(owners), "known": list(known), "latest": LATEST, "active": ACTIVE}
             async with connection.stream(queries.FEED_VERSIONS, given) as result:
                 async for rows in result.partitions(_ROWS):
                     for owner, batch_id, version in rows:

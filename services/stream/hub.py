@@ -100,7 +100,9 @@ class Hub:
         self._openings: dict[Key, asyncio.Task[None]] = {}
         self._closings: dict[Key, asyncio.TimerHandle] = {}
         self._filters: dict[Filters, Filters] = {}
-        self._viewers: set[Viewer | Guest] = set()
+        self._guests: set[Guest] = set()
+        self._watching = 0
+        """Viewers, who stand in the audiences of their topics."""
         self._arriving = 0
         """Those who have a place in this process, but are no viewers yet."""
         self._came_from: dict[Viewer | Guest, str] = {}
@@ -117,7 +119,7 @@ class Hub:
     async def stop(self) -> None:
         """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
         loop = asyncio.get_running_loop()
-        if self._viewers and self._leave_until > loop.time():
+        if self._present and self._leave_until > loop.time():
             self._nobody.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._leave_until):
@@ -136,10 +138,14 @@ class Hub:
         await self._census.stop()
 
     @property
+    def _present(self) -> int:
+        return self._watching + len(self._guests)
+
+    @property
     def standing(self) -> dict[str, Callable[[], float]]:
         """What the metrics say of the moment."""
         return {
-            "viewers": lambda: len(self._viewers),
+            "viewers": lambda: self._present,
             "viewers_limit": lambda: self.most,
             "topics": lambda: len(self._keepers),
             "buffered_bytes": lambda: self.buffer.held,
@@ -154,7 +160,7 @@ class Hub:
         """
         with self._arrival(came_from):
             place = guest.place = await self._count(owner)
-            self._viewers.add(guest)
+            self._guests.add(guest)
             if came_from:
                 self._came_from[guest] = came_from
         if not place.counted:
@@ -167,8 +173,8 @@ class Hub:
             guest.dismiss("draining", self.farewell())
 
     def depart(self, guest: Guest) -> None:
-        self._viewers.discard(guest)
-        if not self._viewers:
+        self._guests.discard(guest)
+        if not self._present:
             self._nobody.set()
         self.addresses.leave(self._came_from.pop(guest, ""))
         if guest.place is not None:
@@ -245,9 +251,10 @@ class Hub:
 
     def leave(self, viewer: Viewer) -> None:
         topic = viewer.topic
-        self._viewers.discard(viewer)
-        if not self._viewers:
-            self._nobody.set()
+        if viewer in topic.viewers:
+            self._watching -= 1
+            if not self._present:
+                self._nobody.set()
         topic.audience.leave(viewer)
         viewer.let_go()
         self.addresses.leave(self._came_from.pop(viewer, ""))
@@ -277,11 +284,12 @@ class Hub:
         loop = asyncio.get_running_loop()
         self.draining = True
         self._leave_until = loop.time() + grace
-        log.info("draining", viewers=len(self._viewers))
+        present = [*self._guests, *(viewer for keeper in self._keepers.values() for viewer in keeper.topic.viewers)]
+        log.info("draining", viewers=len(present))
         until = loop.time() + linger
         # everybody in the first half of that time, however many: the other is for those who come yet
-        pace = max(_PACE, round(2 * len(self._viewers) * _PAUSE / linger)) if linger else _PACE
-        for number, viewer in enumerate(tuple(self._viewers), start=1):
+        pace = max(_PACE, round(2 * len(present) * _PAUSE / linger)) if linger else _PACE
+        for number, viewer in enumerate(present, start=1):
             viewer.dismiss("draining", self.farewell())
             if number % pace == 0:
                 await asyncio.sleep(_PAUSE)
@@ -294,7 +302,7 @@ class Hub:
         if self.draining:
             refusals["draining"] += 1
             raise Unavailable("This process is leaving.")
-        if len(self._viewers) + self._arriving >= self.most:
+        if self._present + self._arriving >= self.most:
             refusals["process"] += 1
             raise TooManyRequests
         if not self.addresses.enter(came_from):
@@ -395,7 +403,7 @@ class Hub:
             place.on_settled = lambda: self._settle(viewer)
             if place.counted:
                 self._settle(viewer)
-        self._viewers.add(viewer)
+        self._watching += 1
         topic.audience.enter(viewer)
         if closing := self._closings.pop(topic.id, None):
             closing.cancel()
@@ -442,13 +450,16 @@ class Hub:
                 keeper = self._keepers.get(batch_id)
                 if isinstance(keeper, Keeper):
                     keeper.compare(stands.get(batch_id), version)
-        owners = [key for key in self._keepers if isinstance(key, str)]
-        if owners:
-            epoch, feeds = await self.history.feed_versions(owners)
-            for owner, shown in feeds.items():
-                feed = self._keepers.get(owner)
-                if isinstance(feed, FeedKeeper):
-                    feed.compare(epoch, shown)
+        feeds = {one.topic.id: one.topic for one in self._keepers.values() if isinstance(one, FeedKeeper)}
+        if feeds:
+            asked_at = {owner: feed.version for owner, feed in feeds.items()}
+            older = [batch_id for feed in feeds.values() for batch_id in feed.older]
+            epoch, found = await self.history.feed_versions(feeds, older)
+            for owner, seen in found.items():
+                one = self._keepers.get(owner)
+                if isinstance(one, FeedKeeper) and one.topic is feeds[owner]:
+                    one.compare(epoch, seen, asked_at[owner])
+                await asyncio.sleep(0)  # of others there may be many, too
 
 
 def _note_failure(task: "asyncio.Task[Any]") -> None:

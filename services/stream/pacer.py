@@ -8,7 +8,7 @@ class Pacer:
     """Calls `deliver` at once after a quiet moment, then at most every `window` seconds. Works in the running loop."""
 
     def __init__(self, window: float, deliver: Callable[[], None]) -> None:
-        self._window = window
+        self.window = window
         self._deliver = deliver
         self._last = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -16,10 +16,10 @@ class Pacer:
     def touch(self, *, urgent: bool = False) -> None:
         """Something changed; `urgent`: it shall not wait."""
         loop = asyncio.get_running_loop()
-        if urgent or loop.time() >= self._last + self._window:
+        if urgent or loop.time() >= self._last + self.window:
             self._fire(loop)
         elif self._timer is None:
-            self._timer = loop.call_at(self._last + self._window, self._fire, loop)
+            self._timer = loop.call_at(self._last + self.window, self._fire, loop)
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -1,6 +1,6 @@
 """Where a reader begins: after the event id that it brings along, or anew, and then why."""
 
-from services.stream.delivery import Position
+from services.stream.delivery import START, Position
 from services.stream.keeper import Keeper
 from services.stream.topic import Topic
 from shared.event_ids import EventId, Filters, batch_check, parse_event_id
@@ -11,12 +11,12 @@ async def starting_point(keeper: Keeper, filters: Filters, last_id: str) -> Posi
     """`last_id` may be empty. Raises NotFound and Unavailable."""
     topic = keeper.topic
     if not last_id:
-        return Position()
+        return START
     event_id = parse_event_id(last_id)
     if event_id is None or event_id.check != batch_check(topic.id):
         return "invalid_id"
     if event_id.version == 0:
-        return Position()
+        return START
     if event_id.epoch != topic.epoch or event_id.version > topic.version or topic.final:
         # the topic may be behind; and a reader that is told 204 never comes again
         await keeper.refresh()

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from services.stream.census import Place, Tally
-from services.stream.delivery import Delivery, Encoder, Position
+from services.stream.delivery import START, Delivery, Encoder, Position
 from services.stream.feed import Feed
 from services.stream.frames import encode_story, reset_event
 from services.stream.topic import Topic
@@ -45,7 +45,7 @@ class Viewer:
     def __init__(self, topic: Topic | Feed, filters: Filters, encode: Encoder = encode_story) -> None:
         self.topic = topic
         self.filters = filters
-        self.position = Position()
+        self.position = START
         self.carrier: Carrier | None = None
         self.socket = -1
         """Of its own, while it is at rest in the crowd that has its place; then `position` is the crowd's, not this."""
@@ -94,7 +94,7 @@ class Viewer:
         """
         reason = self._reason
         if reason is not None:
-            self.position = Position()
+            self.position = START
         delivery = self._advance()
         if delivery is None:
             return None
@@ -134,7 +134,7 @@ class Viewer:
 
     def begin(self, start: Position | ResetReason) -> None:
         """Where its reader begins, or why it must begin anew; as things are now, whatever was before."""
-        self.position = start if isinstance(start, Position) else Position()
+        self.position = start if isinstance(start, Position) else START
         self._reason = None if isinstance(start, Position) else start
         self.topic.audience.wake(self)
 
@@ -183,5 +183,5 @@ class Viewer:
     def _forget(self, reason: ResetReason) -> bytes:
         self.topic.audience.metrics.resets[reason] += 1
         self._reason = None
-        self.position = Position()
+        self.position = START
         return reset_event(reason, self.topic.event_id(0, self.filters))

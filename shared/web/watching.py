@@ -14,7 +14,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.event_ids import LOGS_MAX, LONGEST_ID, JobsFilter
-from shared.events import EVENTS, Changes, EventName
+from shared.events import EVENTS, FEED_EVENTS, Changes
 from shared.web.conversation import MESSAGES, SocketQuery
 from shared.web.openapi import Operation, Parameter, Reply
 
@@ -43,10 +43,6 @@ class StreamQuery(Struct, rename="camel", forbid_unknown_fields=True):
     ticket: str = ""
 
 
-class FeedQuery(Struct, forbid_unknown_fields=True):
-    """Nothing to choose."""
-
-
 class ChangesQuery(Struct, forbid_unknown_fields=True):
     since: Annotated[str, Meta(description="The event id that the last reply, or a stream, ended with; or 0.")] = "0"
     wait: Annotated[
@@ -59,26 +55,33 @@ class ChangesQuery(Struct, forbid_unknown_fields=True):
     ticket: str = ""
 
 
-def _event(name: EventName, data: type[Struct]) -> dict[str, Any]:
+def _event(name: str, *data: type[Struct], ids: bool) -> dict[str, Any]:
+    content = data[0] if len(data) == 1 else {"anyOf": list(data)}
     said = {
         "event": {"const": name},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
-        # any event may show it: it is the last one that came
-        "id": {"type": "string", "maxLength": LONGEST_ID},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": content},
     }
+    if ids:  # any event may show it: it is the last one that came
+        said["id"] = {"type": "string", "maxLength": LONGEST_ID}
     needed = ["event", "data", *(("id",) if name in _WITH_ID else ())]
     return {"type": "object", "properties": said, "required": needed, "additionalProperties": False}
 
 
 _WITH_ID = {"complete", "reset"}
 
-# OpenAPI 3.1 has no word for a sequence of events; by custom the schema is that of each of them.
-_EVENTS = Reply(
-    200,
-    "Server-Sent Events; the schema is that of one event. Also when there are too many streams or the server is "
-    "leaving, to those who accept events: then `retry:`, `error`, and the end.",
-    {"text/event-stream": {"oneOf": [_event(name, data) for name, data in EVENTS.items()]}},
-)
+
+def _events(*events: dict[str, Any]) -> Reply:
+    """OpenAPI 3.1 has no word for a sequence of events; by custom the schema is that of each of them."""
+    return Reply(
+        200,
+        "Server-Sent Events; the schema is that of one event. Also when there are too many streams or the server is "
+        "leaving, to those who accept events: then `retry:`, `error`, and the end.",
+        {"text/event-stream": {"oneOf": list(events)}},
+    )
+
+
+_EVENTS = _events(*(_event(name, data, ids=True) for name, data in EVENTS.items()))
+_FEED = _events(*(_event(name, *data, ids=False) for name, data in FEED_EVENTS.items()))
 _NO_MORE = Reply(204, "The batch is finished, and the reader has all of it.")
 
 _CHANGES = Reply(200, "What is new, or that nothing is.", {"application/json": Changes})
@@ -89,6 +92,8 @@ _CONVERSATION = Reply(
     "the client's. A token may also come in the first message.",
     {"application/json": {"anyOf": list(MESSAGES)}},
 )
+
+_ALWAYS_THERE = tuple(error for error in _ERRORS if error is not NotFound)
 
 OPERATIONS = (
     Operation(
@@ -101,7 +106,27 @@ OPERATIONS = (
         by_ticket=True,
         query=SocketQuery,
         replies=(_CONVERSATION,),
-        errors=tuple(error for error in _ERRORS if error is not NotFound),
+        errors=_ALWAYS_THERE,
+    ),
+    Operation(
+        "GET",
+        "/api/stream",
+        "watchBatches",
+        "Watch all your batches",
+        tag="Watching",
+        scope="read",
+        replies=(_FEED,),
+        errors=_ALWAYS_THERE,
+    ),
+    Operation(
+        "HEAD",
+        "/api/stream",
+        "probeBatches",
+        "Whether your batches can be watched",
+        tag="Watching",
+        scope="read",
+        replies=(_FEED,),
+        errors=_ALWAYS_THERE,
     ),
     Operation(
         "GET",

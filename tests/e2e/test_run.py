@@ -78,8 +78,8 @@ def test_prints_the_page_of_a_demonstration_and_a_curl_line_that_works(run: Run)
 def test_passes_its_own_smoke_test(run: Run) -> None:
     done = run.headway("smoke", "--wait", "--heartbeat", "1", "--lifetime", "4")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("✓ passed") == 29
-    assert "All 29 checks passed" in done.stdout
+    assert done.stdout.count("✓ passed") == 32
+    assert "All 32 checks passed" in done.stdout
 
 
 def test_smoke_fails_on_a_server_that_does_not_keep_the_protocol(run: Run) -> None:

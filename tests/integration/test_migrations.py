@@ -3,11 +3,13 @@
 from threading import Thread
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from infra.migrations.migrate import migrate
+from infra.migrations.migrate import alembic_config, migrate
 from shared.models import metadata
+from tests.support.batches import batch_row, cancel, make_batch
 
 
 def test_the_migrations_make_what_the_models_say(engine: sa.Engine) -> None:
@@ -36,6 +38,23 @@ def test_migrating_again_and_at_once_changes_nothing(engine: sa.Engine, database
         thread.join()
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT headway_epoch()")).scalar_one() == epoch
+
+
+def test_the_latest_migration_goes_down_and_up_again_with_batches_there(engine: sa.Engine, database_url: str) -> None:
+    finished, active = make_batch(engine), make_batch(engine)
+    cancel(engine, finished)
+    before = [batch_row(engine, batch_id) for batch_id in (finished, active)]
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "-1")
+        assert compare_metadata(MigrationContext.configure(connection), metadata) != []
+    migrate(database_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        indexed = sa.text("SELECT reltuples FROM pg_class WHERE relname = 'ix_batches_active'")
+        assert connection.execute(indexed).scalar_one() == 1
+    assert [batch_row(engine, batch_id) for batch_id in (finished, active)] == before
 
 
 def test_the_epoch_is_renewed_with_the_installations_secret(engine: sa.Engine) -> None:

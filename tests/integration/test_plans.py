@@ -15,6 +15,7 @@ import pytest
 from msgspec import Struct
 from sqlalchemy import TextClause
 
+from services.stream.feed import ACTIVE, LATEST
 from shared import models, queries
 from tests.support.filled import (
     BIG,
@@ -101,6 +102,7 @@ NEW = UUID(int=1 << 120)
 WHOLE_BATCH = "uq_jobs_batch_id_position | ix_jobs_batch_id_version"
 TIES = 32
 """An incremental sort begins with so many, ties or not."""
+KNOWN = [batch_id(batch) for batch in range(7, 100, 40)]
 BATCH_OF_OWNER = "pk_batches | ix_batches_owner_id"
 OFFERED = "ix_jobs_claimable + ix_jobs_delayed + ix_jobs_leased"
 
@@ -343,6 +345,24 @@ CASES: dict[str, list[Case]] = {
     "TIMELINE": [Case(given=of_big(after=100, limit=51), reads="ix_transitions_batch_id_id", visits=51)],
     "VERSIONS": [
         Case(given={"ids": [batch_id(batch) for batch in range(1, SOME + 1)]}, reads="pk_batches", visits=SOME)
+    ],
+    "FEED": [
+        Case(
+            given={"owner": "owner 7", "known": KNOWN, "latest": LATEST, "active": ACTIVE},
+            reads="ix_batches_owner_id + ix_batches_active + pk_batches",
+            visits=3 * SOME,
+            sorts=SOME,
+            cursor=True,
+        )
+    ],
+    "FEED_VERSIONS": [
+        Case(
+            given={"owners": ["owner 7", "owner 8"], "known": KNOWN, "latest": LATEST, "active": ACTIVE},
+            reads="ix_batches_owner_id + ix_batches_active + pk_batches",
+            visits=4 * SOME,
+            sorts=2 * SOME,
+            cursor=True,
+        )
     ],
     # uploads
     "ADD_UPLOAD": [

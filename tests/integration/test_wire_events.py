@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from services.stream.app import create_app
 from shared.auth import issue_token
 from shared.event_ids import parse_event_id
-from shared.events import EVENTS, ErrorCode, ResetReason, TimeoutReason
+from shared.events import EVENTS, FEED_EVENTS, ErrorCode, ResetReason, TimeoutReason
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.support.batches import OWNER
+from tests.support.feeds import FeedStream
 from tests.support.openapi import validate_component
 from tests.support.ports import own_port
 from tests.support.sse import Event, Record, Stream
@@ -122,9 +123,7 @@ def record_ends(recorder: Recorder) -> None:
         first.delta()
         with Stream(address, writer.batch_id, recorder.token) as second:
             recorder.note("too many streams", second.rest())
-    with recorder.watching(
-        writer, settings={"database_url": f"postgresql://127.0.0.1:{own_port()}/nothing"}
-    ) as stream:
+    with recorder.watching(writer, settings={"database_url": f"postgresql://127.0.0.1:{own_port()}/nothing"}) as stream:
         recorder.note("the database is away", stream.rest())
     with (
         stream_process(recorder.settings) as (address, process),
@@ -146,6 +145,52 @@ def record_deletion(recorder: Recorder, writer: Writer) -> None:
         stream.delta()
         writer.delete()
         recorder.note("the batch is deleted", stream.rest())
+
+
+def record_a_feed(recorder: Recorder) -> None:
+    writer = recorder.writer()
+    settings = replace(recorder.settings, window=0, heartbeat=0.5)
+    with served(create_app(settings)) as address, FeedStream(address, recorder.token) as stream:
+        recorder.note("all batches first", [stream.next()])
+        other = recorder.writer(jobs=2)
+        recorder.note("another one is made", told(stream))
+        writer.start(0)
+        recorder.note("a job starts", told(stream))
+        writer.finish(0)
+        recorder.note("a batch ends, and nothing else does", told(stream))
+        other.delete()
+        recorder.note("a batch is deleted", told(stream))
+        recorder.note("silence", [stream.next()])
+    with served(create_app(replace(settings, lifetime=0.3))) as address, FeedStream(address, recorder.token) as stream:
+        recorder.note("a stream gets old", stream.rest()[-1:])
+    with (
+        served(create_app(replace(settings, owner_viewers=1))) as address,
+        FeedStream(address, recorder.token) as first,
+    ):
+        recorder.note("whoever comes again is shown everything again", [first.next()])
+        with FeedStream(address, recorder.token) as second:
+            recorder.note("too many streams", second.rest())
+
+
+def told(stream: FeedStream) -> list[Event]:
+    """The next event that is no ping."""
+    return stream.until(lambda event: event.name != "ping")[-1:]
+
+
+def test_the_server_sends_these_of_all_batches(recorder: Recorder, rewrite_wire: bool) -> None:
+    recorder.settings = replace(recorder.settings, version_check=0.2)
+    record_a_feed(recorder)
+    compare("feed.json", Normal()(recorder.scenes), rewrite=rewrite_wire)
+
+
+def test_every_form_of_a_feeds_events_is_among_them() -> None:
+    shown = [event for scene in golden("feed.json") for event in scene["events"]]
+    assert {event["event"] for event in shown} == set(FEED_EVENTS)
+    for event in shown:
+        assert event["id"] is None
+        form = FEED_EVENTS[event["event"]][-1 if "deleted" in event["data"] else 0]
+        validate_component(event["data"], form.__name__)
+    assert {len(event["data"]) for event in shown if event["event"] == "batch"} > {2}
 
 
 def test_the_server_sends_these(recorder: Recorder, rewrite_wire: bool) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from infra.cli.smoketest.checks import Checks, Wrong
 from infra.cli.smoketest.events import check_lines, check_monotone, check_order, check_snapshot
+from infra.cli.smoketest.feed import Told
 from infra.cli.smoketest.recording import Recording
 from infra.cli.sse import Event
 
@@ -90,6 +91,43 @@ def instead(number: int, *events: Event) -> Callable[[], tuple[Event, ...]]:
 def test_a_stream_that_breaks_a_rule_does_not(events: Callable[[], tuple[Event, ...]], words: str) -> None:
     with pytest.raises(Wrong, match=words):
         check_all(recording(*events()))
+
+
+def batch(version: int, **fields: Any) -> Event:
+    return Event("batch", {"batchId": "b", "version": version, **fields}, None)
+
+
+ALL = Event("batches", {"items": [batch(3).data]}, None)
+DELETED = Event("batch", {"batchId": "b", "deleted": True}, None)
+
+
+def tell(*events: Event) -> Told:
+    told = Told()
+    for event in events:
+        told.take(event)
+    return told
+
+
+def test_a_feed_as_it_should_be_passes() -> None:
+    told = tell(ALL, Event("ping", {"timestamp": 1}, None), batch(4), batch(7), ALL, batch(4), DELETED)
+    assert not told.batches
+    assert told.deleted == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([batch(1)], "does not begin"),
+        ([ALL, batch(3)], "version 3 follows 3"),
+        ([ALL, DELETED, batch(4)], "told of again"),
+        ([ALL, batch(4, jobs=[])], "tells of jobs"),
+        ([ALL, Event("batch", batch(4).data, "an id")], "carries an id"),
+        ([ALL, progress(None, 4, 10)], "there is a `progress`"),
+    ],
+)
+def test_a_feed_that_breaks_a_rule_does_not(events: list[Event], words: str) -> None:
+    with pytest.raises(Wrong, match=words):
+        tell(*events)
 
 
 def test_a_check_that_fails_or_breaks_is_reported_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,7 @@ def test_every_redis_name_is_described() -> None:
     id_ = UUID(int=0)
     made = {
         channels.batch_channel("", id_).replace(str(id_), "<id>"),
+        channels.owner_channel("", "anna").replace("anna", "<sub>"),
         channels.viewers_key("", "anna").replace("anna", "<sub>"),
         channels.broker_namespace(""),
     }

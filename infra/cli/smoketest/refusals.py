@@ -23,6 +23,7 @@ def check_refusals(checks: Checks, api: Api, batch: dict[str, Any], other_token:
     with checks.check("a ticket opens one batch and nothing else"):
         ticket = batch["streamUrl"].partition("ticket=")[2]
         _expect_problem(api, f"{path}?ticket={ticket}", 401, {})
+        _expect_problem(api, f"/api/stream?ticket={ticket}", 401, {})
         _expect_problem(api, f"/api/batches/{_NOBODYS}/stream?ticket={ticket}", 404, {})
     with checks.check("an unknown parameter is 422 and named"):
         for address in (f"{path}?surprise=1", f"{path}/stream?surprise=1"):

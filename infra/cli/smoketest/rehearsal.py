@@ -8,6 +8,7 @@ from infra.cli.smoketest.checks import Checks, expect, same
 from infra.cli.smoketest.control import check_control
 from infra.cli.smoketest.conversation import check_conversation
 from infra.cli.smoketest.events import check_lines, check_monotone, check_order, check_snapshot
+from infra.cli.smoketest.feed import check_feed
 from infra.cli.smoketest.recording import Recording, record
 from infra.cli.smoketest.refusals import check_refusals
 from infra.cli.smoketest.waiting import Timing, check_waiting
@@ -51,6 +52,7 @@ def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing,
         _check_later(checks, api, batch, first, whole)
     check_refusals(checks, api, batch, other_token)
     check_control(checks, api, timing.patience)
+    check_feed(checks, api, timing.patience)
     if wait:
         check_waiting(checks, api, timing)
 
