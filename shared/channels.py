@@ -138,12 +138,18 @@ class Publisher:
         self._client = client
         self._namespace = namespace
         self._away_until = 0.0
+        """By the monotonic clock; 0: it was there when it was last spoken to."""
         self.suspended = False
         """Set by whoever knows that Redis is away: then nothing is even tried."""
 
+    @property
+    def away(self) -> bool:
+        """It has just not answered: nothing else need be said to the same server, and wait as long."""
+        return time.monotonic() < self._away_until
+
     def publish(self, batch_id: UUID, frame: Frame) -> None:
         """To be called after the commit."""
-        if self.suspended or time.monotonic() < self._away_until:
+        if self.suspended or self.away:
             return
         frame.at = frame.at or time.time_ns() // 1_000_000
         pipeline = self._client.pipeline(transaction=False)

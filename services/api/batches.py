@@ -77,7 +77,8 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
             batch_id=batch_id,
         )
         commit(connection, resources.publisher, batch_id, creation_frame(row))
-    send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
+    if not resources.publisher.away:
+        send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
     return _reply(request, resources, batch_of(row), HTTPStatus.CREATED)
 
 

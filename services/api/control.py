@@ -152,7 +152,7 @@ def _changed(connection: Connection, batch_id: UUID, change: Callable[[Change], 
 def _call_workers(resources: Resources, batch: Change) -> None:
     """After the commit, if there is something for them to do."""
     kind = KINDS.get(batch.batch.kind)
-    if kind is not None and batch.startable:
+    if kind is not None and batch.startable and not resources.publisher.away:
         send_tickets(resources.broker, kind.queue, min(batch.startable, TICKETS))
 
 

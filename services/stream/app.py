@@ -54,6 +54,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         hub.start()
+        hub.prepare()
         try:
             yield
         finally:

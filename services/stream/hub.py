@@ -113,13 +113,20 @@ class Hub:
         self._census.start()
         self.wheel.start()
         self._stalls.start()
-        # the first connection to PostgreSQL takes as long as many later ones: before anybody waits for it
-        self._spawn(self._connect())
+
+    def prepare(self) -> None:
+        """Connect to PostgreSQL before anybody waits for it: the first time takes as long as many later ones."""
+
+        async def connect() -> None:
+            with suppress(Unavailable):
+                await self.history.check()
+
+        self._spawn(connect())
 
     async def stop(self) -> None:
         """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
         loop = asyncio.get_running_loop()
-        if self._present and self._leave_until > loop.time():
+        if self.present and self._leave_until > loop.time():
             self._nobody.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._leave_until):
@@ -138,14 +145,15 @@ class Hub:
         await self._census.stop()
 
     @property
-    def _present(self) -> int:
+    def present(self) -> int:
+        """Viewers, and guests."""
         return self._watching + len(self._guests)
 
     @property
     def standing(self) -> dict[str, Callable[[], float]]:
         """What the metrics say of the moment."""
         return {
-            "viewers": lambda: self._present,
+            "viewers": lambda: self.present,
             "viewers_limit": lambda: self.most,
             "topics": lambda: len(self._keepers),
             "buffered_bytes": lambda: self.buffer.held,
@@ -174,7 +182,7 @@ class Hub:
 
     def depart(self, guest: Guest) -> None:
         self._guests.discard(guest)
-        if not self._present:
+        if not self.present:
             self._nobody.set()
         self.addresses.leave(self._came_from.pop(guest, ""))
         if guest.place is not None:
@@ -253,7 +261,7 @@ class Hub:
         topic = viewer.topic
         if viewer in topic.viewers:
             self._watching -= 1
-            if not self._present:
+            if not self.present:
                 self._nobody.set()
         topic.audience.leave(viewer)
         viewer.let_go()
@@ -302,7 +310,7 @@ class Hub:
         if self.draining:
             refusals["draining"] += 1
             raise Unavailable("This process is leaving.")
-        if self._present + self._arriving >= self.most:
+        if self.present + self._arriving >= self.most:
             refusals["process"] += 1
             raise TooManyRequests
         if not self.addresses.enter(came_from):
@@ -431,10 +439,6 @@ class Hub:
             self._spawn(self.source.unwatch(self._channel(key)))
         if closing := self._closings.pop(key, None):
             closing.cancel()
-
-    async def _connect(self) -> None:
-        with suppress(Unavailable):
-            await self.history.check()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

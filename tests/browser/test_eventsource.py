@@ -193,15 +193,15 @@ def test_six_tabs_watch_and_the_seventh_waits_until_one_is_closed(
                 tab.wait(f"version {version}", reached(version))
         seventh.watch(relay.url + path)
         assert quiet(lambda: len(relay.streams) > 6, 1), "a browser with more than six connections"
-        assert len(app.state.hub._viewers) == 6
+        assert app.state.hub.present == 6
         assert sum(any(tab.hidden) for tab in six) >= 4, "tabs in the background are told, too"
 
         six[2].close()
         seventh.wait("its turn", reached(version))
-        wait_for(lambda: len(app.state.hub._viewers) == 6, "the viewer of a closed tab to be gone")
+        wait_for(lambda: app.state.hub.present == 6, "the viewer of a closed tab to be gone")
         for tab in (*six[:2], *six[3:], seventh):
             tab.close()
-        wait_for(lambda: len(app.state.hub._viewers) == 0, "the viewers of all closed tabs to be gone")
+        wait_for(lambda: app.state.hub.present == 0, "the viewers of all closed tabs to be gone")
 
 
 def test_six_live_pages_at_once(run: Run, chromium: webdriver.Chrome, open_tab: Open) -> None:

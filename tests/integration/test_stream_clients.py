@@ -136,7 +136,7 @@ class Place:
 
     @property
     def viewers(self) -> int:
-        return len(self.app.state.hub._viewers)
+        return self.app.state.hub.present
 
     def empty(self) -> bool:
         """Everybody is gone, which is waited for."""

@@ -96,7 +96,7 @@ def test_a_topic_outlives_its_last_viewer_for_a_while(
         hub: Hub = app.state.hub
         hub._linger = 0.3
         stream.close()
-        wait_for(lambda: not hub._viewers, "the hub to see the end of the connection")
+        wait_for(lambda: not hub.present, "the hub to see the end of the connection")
         assert writer.batch_id in hub._keepers
         wait_for(lambda: writer.batch_id not in hub._keepers, "the topic to be closed")
         wait_for(lambda: client.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")

@@ -51,7 +51,13 @@ def test_a_batch_that_is_watched_to_its_end(settings: Settings, writer: Writer, 
         fresh = numbers.read()
         assert fresh["process_open_fds"] > 0
         assert fresh["viewers_limit"] == settings.viewers
-        idle = {"viewers_limit", "redis_up", "subscriptions_total", "comparisons_total{check}", "readings_total{answered}"}
+        idle = {
+            "viewers_limit",
+            "redis_up",
+            "subscriptions_total",
+            "comparisons_total{check}",
+            "readings_total{answered}",
+        }
         ours = {name for name in fresh if not name.startswith(("process_", "python_"))}
         moving = {name for name in ours - idle if fresh[name]}
         assert moving <= {"comparisons_total{poll}", "stalls_total", "longest_stall_seconds"}

@@ -521,7 +521,7 @@ def test_who_does_not_answer_a_ping_is_gone(settings: Settings, token: str) -> N
     with served_by(app, ws_ping_interval=0.2, ws_ping_timeout=0.3) as (address, _), RawSocket(address, token) as socket:
         assert socket.receive().opcode == PING
         assert socket.end() == 1011
-        wait_for(lambda: not app.state.hub._viewers, "the hub to see it")
+        wait_for(lambda: not app.state.hub.present, "the hub to see it")
 
 
 def test_a_token_that_expires_ends_the_connection(address: str, settings: Settings, writer: Writer) -> None:
@@ -580,7 +580,7 @@ def test_a_connection_is_one_viewer_of_its_owner(settings: Settings, writer: Wri
             reader.subscribe(*topics(writer))
             while not all(record.id for record in reader.records.values()):
                 reader.next()
-            assert len(app.state.hub._viewers) == 4, "to the process each topic counts as well"
+            assert app.state.hub.present == 4, "to the process each topic counts as well"
             with RawSocket(address, token) as second:
                 assert second.status == 429
             with RawSocket(address) as second:
@@ -589,7 +589,7 @@ def test_a_connection_is_one_viewer_of_its_owner(settings: Settings, writer: Wri
                 assert second.end() == 1013
             with RawSocket(address, issue_token(settings, "bert")) as other:
                 assert other.status == 101
-        wait_for(lambda: not app.state.hub._viewers, "the hub to see the end of the connection")
+        wait_for(lambda: not app.state.hub.present, "the hub to see the end of the connection")
 
         def let_in() -> bool:
             with RawSocket(address, token) as again:
@@ -625,7 +625,7 @@ def test_nothing_is_left_of_connections_that_have_ended(settings: Settings, writ
                 reader.subscribe(*topics(writer), f"batch:{writer.jobs[0]}")
                 if number % 3:
                     reader.delta(topics(writer)[number % 3])
-        wait_for(lambda: not hub._viewers, "the hub to see the end of the connections")
+        wait_for(lambda: not hub.present, "the hub to see the end of the connections")
         assert not hub._keepers[writer.batch_id].topic.viewers
 
         def left() -> list[Any]:
@@ -655,7 +655,7 @@ def test_whoever_changes_their_mind_at_once_leaves_nothing_behind(
                 socket.say(type="unsubscribe", topic=topic)
         reader.subscribe(batch)
         reader.delta(batch)
-        wait_for(lambda: len(app.state.hub._viewers) == 2, "the others to have left")
+        wait_for(lambda: app.state.hub.present == 2, "the others to have left")
         reader.to_version(writer.start(0), [batch])
         assert not reader.errors
 
@@ -679,7 +679,7 @@ def test_a_client_that_does_not_read_gets_one_merged_delta(settings: Settings, w
             writer.progress(0, percent, lines=8, text="x" * 1000)
             version = writer.progress(1, percent)
         readers[1].to_version(version, topics(writer)[:1])
-        guests = [one for one in app.state.hub._viewers if isinstance(one, sessions.Session)]
+        guests = list(app.state.hub._guests)
         kept = [one._outlet.transport.get_write_buffer_size() for one in guests]  # type: ignore[union-attr]
         assert max(kept) < 80 * 1024, "one message is kept, and no more"
         readers[0].to_version(version, topics(writer)[:1])
@@ -697,7 +697,7 @@ def test_pings_of_a_client_that_does_not_read_are_not_kept(settings: Settings, w
         socket.say(type="subscribe", topic=f"logs:{writer.batch_id}")
 
         def outlet() -> Any:
-            (guest,) = [one for one in app.state.hub._viewers if isinstance(one, sessions.Session)]
+            (guest,) = list(app.state.hub._guests)
             return guest._outlet
 
         wait_for(lambda: not outlet().takes_more, "the client's buffers to be full")
@@ -721,8 +721,8 @@ def test_a_client_that_does_not_even_read_the_end_is_cut_off(settings: Settings,
     short = issue_token(settings, OWNER, ttl=1.5)
     with small_buffers(settings) as (address, app), RawSocket(address, short, receive_buffer=4096) as socket:
         socket.say(type="subscribe", topic=f"logs:{writer.batch_id}")
-        wait_for(lambda: len(app.state.hub._viewers) == 2, "the subscription")
-        wait_for(lambda: not app.state.hub._viewers, "the connection to be given up")
+        wait_for(lambda: app.state.hub.present == 2, "the subscription")
+        wait_for(lambda: not app.state.hub.present, "the connection to be given up")
 
 
 # -- other servers ------------------------------------------------------------------------------------------------
