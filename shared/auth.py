@@ -89,12 +89,15 @@ def issue_ticket(settings: Settings, claims: Claims, batch_id: UUID) -> tuple[st
 def verify_ticket(settings: Settings, ticket: str) -> TicketClaims:
     """Raises Unauthenticated."""
     required = ["sub", "exp", "aud", "batch"]
-    try:
-        payload = _decode(ticket, settings.ticket_key, _ALGORITHM, _TICKET_AUDIENCE, None, required)
-    except Unauthenticated:
-        if settings.ticket_key_old is None:
-            raise
-        payload = _decode(ticket, settings.ticket_key_old, _ALGORITHM, _TICKET_AUDIENCE, None, required)
+    refusal = ""
+    for key in filter(None, (settings.ticket_key, settings.ticket_key_old)):
+        try:
+            payload = _decode(ticket, key, _ALGORITHM, _TICKET_AUDIENCE, None, required)
+            break
+        except Unauthenticated as error:
+            refusal = error.detail.replace("token", "ticket")
+    else:
+        raise Unauthenticated(refusal)
     try:
         return TicketClaims(payload["sub"], UUID(payload["batch"]), float(payload["exp"]))
     except (ValueError, AttributeError, TypeError):

@@ -162,4 +162,4 @@ def _refuse(request: Request[Any, Any, Any], hub: Hub, error: HeadwayError) -> R
         code = "overloaded"
     if hub.draining:
         return Refusal(hub.farewell())
-    return Refusal(hub.retry() + error_event(code, error.title, retryable=True))
+    return Refusal(hub.retry() + error_event(code, error.detail, retryable=True))

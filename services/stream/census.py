@@ -33,7 +33,7 @@ _AT_ONCE = 500
 """Owners in one pipeline: a large refresh does not keep joins waiting."""
 _TIMES = 3
 """A count is told so many times before it would expire."""
-_TOO_MANY = "Too many streams of this owner are open."
+TOO_MANY = "Too many streams of this owner are open."
 
 # ARGV: this process, viewers that are here, viewers that would be here, the limit, milliseconds until this expires.
 # Gives how many this process may have: no more than the limit leaves, but never fewer than are here already.
@@ -148,7 +148,7 @@ class Census:
         if tally is None:
             tally = self._tallies[owner] = Tally(owner)
         if tally.wanted >= self._limit:
-            raise TooManyRequests(_TOO_MANY)
+            raise TooManyRequests(TOO_MANY)
         place = Place(tally)
         tally.wanted += 1
         if self._away or tally.counted < tally.granted:
@@ -160,7 +160,7 @@ class Census:
         if not self._slow:
             await self._answer(place)
         if place.refused:
-            raise TooManyRequests(_TOO_MANY)
+            raise TooManyRequests(TOO_MANY)
         return place
 
     def leave(self, place: Place | Tally) -> None:

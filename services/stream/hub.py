@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from services.stream.buffer import Buffer
-from services.stream.census import Census, Place, Tally
+from services.stream.census import TOO_MANY, Census, Place, Tally
 from services.stream.delivery import Encoder, Position
 from services.stream.feed import Feed, encode_feed
 from services.stream.feed_keeper import FeedKeeper
@@ -277,7 +277,7 @@ class Hub:
         return self.retry() + error_event("draining", "This server is leaving; connect again.", retryable=True)
 
     def too_many(self) -> bytes:
-        return self.retry() + error_event("too_many_connections", TooManyRequests.title, retryable=True)
+        return self.retry() + error_event("too_many_connections", TOO_MANY, retryable=True)
 
     def retry(self) -> bytes:
         """When those who are sent away shall come back."""
@@ -312,7 +312,7 @@ class Hub:
             raise Unavailable("This process is leaving.")
         if self.present + self._arriving >= self.most:
             refusals["process"] += 1
-            raise TooManyRequests
+            raise TooManyRequests("This process has as many viewers as it takes.")
         if not self.addresses.enter(came_from):
             refusals["address"] += 1
             raise TooManyRequests("Too many streams from this address are open.")
@@ -364,7 +364,11 @@ class Hub:
             question = self._owners[batch_id] = asyncio.get_running_loop().create_task(self.history.owner(batch_id))
             question.add_done_callback(_note_failure)
             question.add_done_callback(lambda _: self._owners.pop(batch_id))
-        return await asyncio.shield(question)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(question)
+        except TimeoutError:
+            raise Unavailable("This takes too long at the moment.") from None
 
     def _make(self, batch_id: UUID) -> Keeper:
         logs_url = f"{self._settings.public_url.rstrip('/')}/api/batches/{batch_id}/logs"

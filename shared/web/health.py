@@ -67,7 +67,7 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
 async def _answers(part: Part, away: set[str]) -> bool:
     """`away`: the names of those that did not answer when they were last asked."""
     try:
-        await asyncio.wait_for(part.check(), PATIENCE)
+        await _in_time(part.check())
     except Exception as error:  # noqa: BLE001  # whatever it is, the part is away
         if part.name not in away:
             log.warning("a part is away", part=part.name, error=type(error).__name__)
@@ -77,3 +77,16 @@ async def _answers(part: Part, away: set[str]) -> bool:
         log.info("a part is back", part=part.name)
         away.discard(part.name)
     return True
+
+
+async def _in_time(check: Awaitable[object]) -> None:
+    """Raises TimeoutError after PATIENCE, also where what is cancelled then takes its time to end."""
+    asking = asyncio.ensure_future(check)
+    asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+    try:
+        await asyncio.wait([asking], timeout=PATIENCE)
+        if not asking.done():
+            raise TimeoutError
+        asking.result()
+    finally:
+        asking.cancel()
