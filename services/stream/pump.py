@@ -48,8 +48,15 @@ class Pump:
 
     def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        try:
+            self._take_turns(loop.time())
+        finally:  # whatever happens, those who wait have their turn
+            self._running = bool(self._waiting)
+            if self._running:
+                loop.call_soon(self._run)
+
+    def _take_turns(self, now: float) -> None:
         waiting = self._waiting
-        now = loop.time()
         end = perf_counter() + SLICE  # uvloop's clock counts milliseconds
         while waiting:
             for _ in range(min(_LOOK, len(waiting))):
@@ -62,7 +69,3 @@ class Pump:
                     one.cut()
             if perf_counter() >= end:
                 break
-        if waiting:
-            loop.call_soon(self._run)
-        else:
-            self._running = False

@@ -7,6 +7,10 @@ import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 
 class Due(Protocol):
     """What stands on the wheel."""
@@ -55,9 +59,13 @@ class Wheel:
         reached = max(int(now / self._tick), self._turned + 1)
         passed = range(self._turned + 1, reached + 1)
         self._turned = reached
+        self._arm()
         for slot in passed:
             for one in self._slots.pop(slot, ()):
-                when = one.due(now)
+                try:
+                    when = one.due(now)
+                except Exception:  # one connection must not take the heartbeats of the others along
+                    log.exception("a connection could not be looked at")
+                    continue
                 if when is not None:
                     self.add(one, when)
-        self._arm()

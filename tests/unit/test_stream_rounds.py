@@ -274,6 +274,48 @@ async def test_a_failing_turn_costs_one_connection_and_no_other() -> None:
     assert done == [0, -1, 2]
 
 
+async def test_nothing_that_a_connection_does_stops_the_pump_or_the_wheel() -> None:
+    pump, wheel = Pump(), Wheel(0.01)
+    done: list[int] = []
+
+    class Bad:
+        queued = False
+
+        def turn(self, now: float) -> None:
+            raise ValueError(now)
+
+        def due(self, now: float) -> float | None:
+            raise ValueError(now)
+
+        def cut(self) -> None:
+            raise ValueError
+
+    class Good:
+        queued = False
+
+        def turn(self, now: float) -> None:  # noqa: ARG002  # a turn's signature
+            done.append(1)
+
+        def due(self, now: float) -> float | None:  # noqa: ARG002  # the wheel's
+            done.append(2)
+            return None
+
+        def cut(self) -> None: ...
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    now = asyncio.get_running_loop().time()
+    wheel.start()
+    for one in (Bad(), Good()):
+        pump.add(one)
+        wheel.add(one, now)
+    await asyncio.sleep(0.1)
+    pump.add(Good())
+    wheel.add(Good(), now)
+    await asyncio.sleep(0.1)
+    wheel.stop()
+    assert sorted(done) == [1, 1, 2, 2]
+
+
 async def test_others_are_served_between_turns() -> None:
     loop = asyncio.get_running_loop()
     pump = Pump()
