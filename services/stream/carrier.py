@@ -4,6 +4,7 @@
 """
 
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -27,7 +28,7 @@ class Limits(Struct, frozen=True, gc=False):
     reason: TimeoutReason
 
 
-class Carrier:
+class Carrier(ABC):
     """Of one viewer, until it is `closed`: takes turns in the hub's pump, and stands on its wheel."""
 
     __slots__ = ("_end", "_hub", "_reason", "closed", "queued", "viewer")
@@ -99,14 +100,14 @@ class Carrier:
         self._hub.metrics.closed["events"][reason] += 1
 
     @property
+    @abstractmethod
     def stuck(self) -> bool:
         """Nothing can be written at present."""
-        raise NotImplementedError
 
+    @abstractmethod
     def turn(self, now: float) -> None:
         """For the pump."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(self) -> None:
         """End it at once, whatever was still to be sent."""
-        raise NotImplementedError

@@ -46,6 +46,10 @@ class FeedKeeper:
         """The first reading. Raises Unavailable."""
         await self._inquiry.open()
 
+    async def refresh(self) -> None:
+        """Whatever is committed by now is in the feed afterwards. Raises Unavailable."""
+        await self._inquiry.refresh()
+
     def hear(self, message: bytes) -> None:
         """A frame from Redis: says what became of a batch, or is a reason to ask."""
         feed = self.topic

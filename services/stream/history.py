@@ -50,7 +50,8 @@ class History:
     def __init__(self, engine: AsyncEngine, metrics: Metrics = UNCOUNTED) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._away = False
+        self.away = False
+        """PostgreSQL did not answer when it was last asked."""
 
     async def since(self, batch_id: UUID, version: int, epoch: str) -> Advance | None:
         """What changed after `version`; everything (`since` 0) in another epoch, or if PostgreSQL is behind `version`.
@@ -146,14 +147,14 @@ class History:
                 yield connection
         except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
             self._metrics.readings["failed"] += 1
-            if not self._away:
+            if not self.away:
                 log.warning("postgresql does not answer", error=type(error).__name__)
-                self._away = True
+                self.away = True
             raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
         self._metrics.readings["answered"] += 1
-        if self._away:
+        if self.away:
             log.info("postgresql answers again")
-            self._away = False
+            self.away = False
 
 
 async def _parts(connection: AsyncConnection, statement: TextClause, given: dict[str, Any]) -> list[Part]:

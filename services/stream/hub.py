@@ -239,8 +239,13 @@ class Hub:
         """A viewer of all that is the owner's; as `join`. Raises TooManyRequests and Unavailable."""
         with self._arrival(came_from):
             place = await self._count(owner) if guest is None else None
+            behind = owner in self._keepers and owner not in self._openings
             try:
                 keeper = await self._open(owner, lambda: self._make_feed(owner))
+                if behind and isinstance(keeper, FeedKeeper) and not self.history.away:
+                    # what its reader was told elsewhere may not have come here yet, and a feed has no ids to tell by
+                    with suppress(Unavailable):
+                        await keeper.refresh()
             except BaseException:
                 if place is not None:
                     self._census.leave(place)

@@ -59,7 +59,15 @@ function parsed(chunks) {
 
 function watched(chunks) {
   const events = [];
-  const stream = ReadableStream.from(chunks);
+  // ReadableStream.from came with Node 20
+  const left = chunks[Symbol.iterator]();
+  const stream = new ReadableStream({
+    pull(controller) {
+      const { done, value } = left.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+  });
   const response = new Response(stream, { headers: { "Content-Type": "text/event-stream" } });
   return new Promise((resolve) => {
     const source = new EventSource("http://127.0.0.1/", { fetch: async () => response });
