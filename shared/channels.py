@@ -118,7 +118,7 @@ def decode_frame(message: bytes) -> tuple[Frame, Delta | None] | None:
         if frame.format != FORMAT:
             return None
         return frame, _decode_delta(frame.delta)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -126,7 +126,7 @@ def decode_owner_frame(message: bytes) -> OwnerFrame | None:
     """None for a message of another format."""
     try:
         frame = _decode_owner_frame(message)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return frame if frame.format == FORMAT else None
 

@@ -31,12 +31,15 @@ class Limits(Struct, frozen=True, gc=False):
 class Carrier(ABC):
     """Of one viewer, until it is `closed`: takes turns in the hub's pump, and stands on its wheel."""
 
-    __slots__ = ("_end", "_hub", "_reason", "closed", "queued", "viewer")
+    __slots__ = ("_end", "_hub", "_reason", "closed", "lost", "queued", "viewer")
 
     def __init__(self, viewer: Viewer, limits: Limits, hub: "Hub", now: float) -> None:
         self.viewer = viewer
         self.queued = False
         self.closed = False
+        """Nothing more will be said."""
+        self.lost = False
+        """The connection has ended."""
         self._end = limits.end
         self._reason = limits.reason
         self._hub = hub
@@ -57,8 +60,13 @@ class Carrier(ABC):
 
     def due(self, now: float) -> float | None:
         """For the wheel: a heartbeat, or the end of its life, may have come."""
-        if self.closed:
+        if self.lost:
             return None
+        if self.closed:
+            if now >= self.viewer.spoke + self._hub.heartbeat:
+                self.cut()  # it was told the end, and does not take that
+                return None
+            return now + self._hub.heartbeat
         heartbeat = self._hub.heartbeat
         if now >= self._end:
             if now >= self._end + heartbeat and self.stuck:
@@ -92,7 +100,7 @@ class Carrier(ABC):
 
     def gone(self, error: Exception | None = None) -> None:
         """The connection has ended. `error`: the kernel gave it up."""
-        self.closed = True
+        self.closed = self.lost = True
         if not self.viewer.over:
             self._count_end("stuck" if self.stuck or isinstance(error, TimeoutError) else "gone")
 

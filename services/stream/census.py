@@ -221,7 +221,9 @@ class Census:
                         log.info("redis is there again, viewers are counted together")
                         self._away = False
                 self._away = False
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, counting must not end for good
+                if not isinstance(error, RedisError | OSError):
+                    log.error("counting viewers failed", error=repr(error))  # noqa: TRY400  # no locals
                 self._lose(error)
 
     async def _tell(self, tallies: list[Tally]) -> None:

@@ -86,7 +86,7 @@ class Connection(Carrier, asyncio.Protocol):
         self._wake_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._hub.leave(self.viewer)  # before anything else: its socket's number will soon be somebody else's
         self.gone(exc)
-        self._hub.leave(self.viewer)  # before its socket's number is given to somebody else's
         seconds = asyncio.get_running_loop().time() - self._began
         tell_request("GET", self._route, 200, seconds)

@@ -242,16 +242,24 @@ class Hub:
             behind = owner in self._keepers and owner not in self._openings
             try:
                 keeper = await self._open(owner, lambda: self._make_feed(owner))
-                if behind and isinstance(keeper, FeedKeeper) and not self.history.away:
-                    # what its reader was told elsewhere may not have come here yet, and a feed has no ids to tell by
-                    with suppress(Unavailable):
-                        await keeper.refresh()
             except BaseException:
                 if place is not None:
                     self._census.leave(place)
                 raise
             viewer = Viewer(keeper.topic, _NO_FILTERS, encode)
             self._enter(viewer, place, came_from)
+        try:
+            if behind and isinstance(keeper, FeedKeeper) and not self.history.away:
+                # what its reader was told elsewhere may not have come here yet, and a feed has no ids to tell by
+                with suppress(Unavailable):
+                    await keeper.refresh()
+        except BaseException:
+            self.leave(viewer)
+            raise
+        if place is not None and place.refused:  # Redis said so while we read
+            self.leave(viewer)
+            self.metrics.refusals["owner"] += 1
+            raise TooManyRequests
         if self.draining:
             viewer.dismiss("draining", self.farewell())
         return viewer
@@ -418,8 +426,7 @@ class Hub:
         viewer.place = place
         if place is not None:
             place.on_settled = lambda: self._settle(viewer)
-            if place.counted:
-                self._settle(viewer)
+            self._settle(viewer)
         self._watching += 1
         topic.audience.enter(viewer)
         if closing := self._closings.pop(topic.id, None):

@@ -43,6 +43,8 @@ class Inquiry(Generic[Answer]):
 
     async def refresh(self) -> None:
         """Whatever is committed by now has been taken afterwards. Raises Unavailable."""
+        if self._closed:
+            return
         answered = asyncio.get_running_loop().create_future()
         self._waiting.append(answered)
         self.ask()
@@ -63,6 +65,8 @@ class Inquiry(Generic[Answer]):
     def end(self) -> None:
         """There is nothing more to ask; whoever waits has been answered."""
         self._closed = True
+        waiting, self._waiting = self._waiting, []
+        _answer(waiting)
 
     async def close(self) -> None:
         self.end()
@@ -88,8 +92,12 @@ class Inquiry(Generic[Answer]):
                 else:
                     wait = _AGAIN_FIRST
                     self._take(answer)
-                    for answered in waiting:
-                        if not answered.done():
-                            answered.set_result(None)
+                    _answer(waiting)
         finally:
             self._asking = None
+
+
+def _answer(waiting: list[asyncio.Future[None]]) -> None:
+    for answered in waiting:
+        if not answered.done():
+            answered.set_result(None)

@@ -37,10 +37,12 @@ class Round:
             return
         for viewer in tuple(self._audience.awake):
             viewer.on_change()
-        for filters, crowd in tuple(self._audience.crowds.items()):
-            self._gather(filters, crowd)
-        if self._crowds:
-            self._pump.add(self)
+        try:
+            for filters, crowd in tuple(self._audience.crowds.items()):
+                self._gather(filters, crowd)
+        finally:
+            if self._crowds:
+                self._pump.add(self)
 
     def turn(self, now: float) -> None:
         crowd = self._crowds[-1]
@@ -57,9 +59,10 @@ class Round:
     def cut(self) -> None:
         """A turn failed: whoever was to be told in it and in those that follow finds out alone."""
         for crowd in self._crowds:
-            for socket in tuple(crowd.pending):
+            for socket in tuple(crowd.members):
                 self._wake(crowd, socket)
         self._crowds.clear()
+        self._again = False
 
     def _gather(self, filters: Filters, crowd: Crowd) -> None:
         topic = self._topic

@@ -161,7 +161,9 @@ class Session:
             self._refuse_by(HeadwayError(), subscription.name)
 
     def _leave(self, subscription: Subscription) -> None:
-        self._subscriptions.pop(subscription.name, None)
+        if self._subscriptions.get(subscription.name) is subscription:  # and not another one to the same topic
+            del self._subscriptions[subscription.name]
+        self._stirred.pop(subscription, None)
         subscription.over = "deleted"
         if subscription.task is not None and subscription.task is not asyncio.current_task():
             subscription.task.cancel()

@@ -21,6 +21,8 @@ _PING = 1.0
 """Seconds between pings: only an answer proves that a subscription is alive."""
 _PINGS = 3
 """Without any answer, after which Redis counts as away."""
+_AT_ONCE = 64
+"""Messages taken between two rounds of the event loop, which may be milliseconds apart: a busy process is not deaf."""
 _SILENCE = 3.0
 """Seconds for connecting, and for writing."""
 _CONFIRM = 1.0
@@ -126,7 +128,7 @@ class Source:
             if self._channels:
                 await pubsub.subscribe(*self._channels)
             loop = asyncio.get_running_loop()
-            pinged, unanswered = loop.time(), 1
+            pinged, unanswered, taken = loop.time(), 1, 0
             while True:
                 message = await pubsub.get_message(timeout=max(0.0, pinged + _PING - loop.time()))
                 if message is not None:
@@ -138,7 +140,9 @@ class Source:
                         raise TimeoutError
                     await pubsub.ping()
                     pinged, unanswered = loop.time(), unanswered + 1
-                await asyncio.sleep(0)  # redis-py does not wait while it has something buffered
+                taken += message is not None
+                if taken % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # redis-py does not wait while it has something buffered
         finally:
             self._pubsub = None
             for confirmed in self._waiting.values():
@@ -154,7 +158,11 @@ class Source:
         if isinstance(channel, bytes) and channel in self._channels:
             data = message["data"]
             if message["type"] == "message" and isinstance(data, bytes):
-                self._channels[channel](data)
+                try:
+                    self._channels[channel](data)
+                except Exception:  # what one topic cannot take is no reason to be deaf for all: it will be looked at
+                    log.exception("a message could not be taken")
+                    self._due.set()
             elif message["type"] == "subscribe":
                 self._confirm(channel)
         if self._missed and not self._unconfirmed:

@@ -5,6 +5,7 @@ A delivery costs it nothing: whoever is looked at says itself when to look again
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -66,6 +67,8 @@ class Wheel:
                     when = one.due(now)
                 except Exception:  # one connection must not take the heartbeats of the others along
                     log.exception("a connection could not be looked at")
+                    with suppress(Exception):
+                        one.cut()
                     continue
                 if when is not None:
                     self.add(one, when)
