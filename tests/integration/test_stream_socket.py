@@ -660,6 +660,31 @@ def test_whoever_changes_their_mind_at_once_leaves_nothing_behind(
         assert not reader.errors
 
 
+def test_a_topic_that_is_left_in_the_middle_and_taken_up_again_is_one_topic(
+    engine: sa.Engine, settings: Settings, token: str
+) -> None:
+    writer = Writer(engine, settings, jobs=1500)  # several messages
+    topic = f"batch:{writer.batch_id}"
+    with (
+        small_buffers(settings) as (address, app),
+        RawSocket(address, token, receive_buffer=4096) as socket,
+    ):
+        for _ in range(4):
+            socket.say(type="subscribe", topic=topic)
+            # it is told, as far as there is room, before it is left
+            wait_for(lambda: app.state.hub.present == 2, "the subscription")
+            time.sleep(0.1)
+            socket.say(type="unsubscribe", topic=topic)
+            socket.say(type="subscribe", topic=topic)
+            time.sleep(0.1)
+            for _ in range(4):
+                socket.receive()
+            time.sleep(0.1)
+            socket.say(type="unsubscribe", topic=topic)
+            wait_for(lambda: app.state.hub.present == 1, "the topic to be left")
+    writer.close()
+
+
 # -- slow clients -------------------------------------------------------------------------------------------------
 
 
