@@ -420,7 +420,6 @@ class Hub:
 
     def _enter(self, viewer: Viewer, place: Place | None, came_from: str) -> None:
         topic = viewer.topic
-        topic.audience.metrics = self.metrics
         if came_from:
             self._came_from[viewer] = came_from
         viewer.place = place
