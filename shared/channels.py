@@ -15,12 +15,12 @@ from uuid import UUID
 
 import msgspec
 import redis
-import structlog
 from msgspec import Raw, Struct, structs
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.events import Batch, Delta, encode
+from shared.outage import Outage
 
 FORMAT = 1
 """Of both kinds of frames. A reader that meets another one only takes note that something changed."""
@@ -32,8 +32,6 @@ _NULL = Raw(b"null")
 
 _AWAY_FOR = 1.0
 """Seconds for which nothing is published after a failure: a commit must not wait for a server that is away."""
-
-log = structlog.get_logger(__name__)
 
 
 class Frame(Struct, rename={"since": "from"}, omit_defaults=True):
@@ -138,7 +136,8 @@ class Publisher:
         self._client = client
         self._namespace = namespace
         self._away_until = 0.0
-        """By the monotonic clock; 0: it was there when it was last spoken to."""
+        """By the monotonic clock."""
+        self._redis = Outage("redis", "publishing")
         self.suspended = False
         """Set by whoever knows that Redis is away: then nothing is even tried."""
 
@@ -160,12 +159,10 @@ class Publisher:
             pipeline.publish(owner_channel(self._namespace, frame.owner), encode(told))
         try:
             pipeline.execute()
-            if self._away_until:
-                self._away_until = 0.0
-                log.info("redis is there again, publishing")
+            self._redis.end()
         except (redis.RedisError, OSError) as error:
             self._away_until = time.monotonic() + _AWAY_FOR
-            log.warning("redis is away, publishing nothing", error=type(error).__name__)
+            self._redis.begin(error)
 
 
 def make_redis(url: str) -> "redis.Redis":

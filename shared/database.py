@@ -1,9 +1,14 @@
 """Engines: one place that knows how this system connects to PostgreSQL."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
+from psycopg.abc import PQGen
+from psycopg.errors import _WaitTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _ARGUMENTS: dict[str, Any] = {
@@ -29,9 +34,33 @@ def connect_url(database_url: str) -> sa.URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def make_engine(database_url: str, *, pool_size: int, application: str) -> sa.Engine:
-    """For api and worker. A connection is tried before it is handed out: PostgreSQL may have been restarted."""
-    return sa.create_engine(
+class NoAnswer(psycopg.OperationalError):
+    """A statement took longer than we wait: PostgreSQL stands still, or it is too much for it."""
+
+
+class Impatient(psycopg.Connection[Any]):
+    """Waits so many seconds for a statement. A server that stands still acknowledges all that it is sent, by its
+    kernel, so nothing else would ever end the waiting; nor would a time-out of its own.
+    """
+
+    patience = float("inf")
+
+    def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
+        options.setdefault("timeout", self.patience)
+        try:
+            return super().wait(gen, *arguments, **options)
+        except _WaitTimeout:
+            self.pgconn.finish()  # whoever answers it later does so to nobody
+            raise NoAnswer(f"no answer for {options['timeout']:g} s") from None
+
+
+def make_engine(database_url: str, *, pool_size: int, application: str, patience: float | None = None) -> sa.Engine:
+    """For api and worker. A connection is tried before it is handed out: PostgreSQL may have been restarted.
+
+    `patience`: seconds after which a statement fails with an OperationalError whose `orig` is NoAnswer. What it was to
+    do is rolled back, but for a commit: that may have come about.
+    """
+    engine = sa.create_engine(
         connect_url(database_url),
         pool_size=pool_size,
         max_overflow=0,
@@ -42,6 +71,28 @@ def make_engine(database_url: str, *, pool_size: int, application: str) -> sa.En
         json_deserializer=msgspec.json.decode,
         connect_args=_ARGUMENTS | {"application_name": application},
     )
+    if patience is not None:
+
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Impatient:
+            connection = Impatient.connect(*arguments, **options)
+            connection.patience = patience
+            return connection
+
+    return engine
+
+
+@contextmanager
+def longer(connection: sa.Connection, seconds: float) -> Iterator[None]:
+    """Statements may take so long meanwhile, on an engine with `patience`."""
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, Impatient):
+        raise TypeError("an engine without patience waits as long as it takes")
+    before, driver.patience = driver.patience, seconds
+    try:
+        yield
+    finally:
+        driver.patience = before
 
 
 def make_async_engine(database_url: str, *, pool_size: int, application: str) -> AsyncEngine:

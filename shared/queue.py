@@ -4,18 +4,16 @@ from typing import Any
 
 import dramatiq
 import redis
-import structlog
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.errors import BrokerConnectionError, ConnectionClosed
 
 from shared.channels import broker_namespace, make_redis
+from shared.outage import Outage
 
 ACTOR = "drain"
 
 HEARTBEAT_TIMEOUT = 15_000
 """Milliseconds after which a killed worker's tickets come back; the sweeper does not wait for them."""
-
-log = structlog.get_logger(__name__)
 
 
 class _Consumer(_RedisConsumer):
@@ -42,6 +40,10 @@ class _Consumer(_RedisConsumer):
 
 class TicketBroker(RedisBroker):
     """The Redis broker, as a carrier of hints."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self.redis = Outage("redis", "tickets")
 
     @property
     def consumer_class(self) -> type[_Consumer]:
@@ -70,8 +72,9 @@ def send_tickets(broker: TicketBroker, queue: str, count: int) -> bool:
     try:
         for _ in range(count):
             broker.enqueue(ticket)
+            broker.redis.end()
     except (BrokerConnectionError, redis.RedisError, OSError) as error:
-        log.warning("redis is away, sent no tickets", queue=queue, error=type(error).__name__)
+        broker.redis.begin(error)
         return False
     return True
 

@@ -20,6 +20,8 @@ from shared.database import connect_url, make_engine
 from shared.settings import Settings
 from tests.support.ports import own_port
 
+pytest_plugins = ["tests.support.people"]
+
 _numbers = count(1)
 
 
@@ -62,6 +64,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Valkey(tmp_path_factory.mktemp("valkey"), own_port())
     server.start()
     yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Redis server of the test's own, which it may stop."""
+    server = Valkey(tmp_path / "valkey", own_port())
+    server.start()
+    yield server
     server.stop()
 
 

@@ -18,7 +18,7 @@ from shared.database import make_engine
 from shared.keys import make_keys
 from shared.settings import Settings
 from shared.uploads import prepare
-from shared.web.health import Part, health_routes
+from shared.web.health import PATIENCE, Part, health_routes
 from shared.web.identity import authenticate
 from shared.web.origins import admit_origins
 from shared.web.problems import EXCEPTION_HANDLERS
@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> Litestar:
     resources = make_resources(settings)
     keys = make_keys(settings)
     # apart from the requests' connections: a busy process is not one that has lost its database
-    engine = make_engine(settings.database_url, pool_size=1, application="headway api health")
+    engine = make_engine(settings.database_url, pool_size=1, application="headway api health", patience=PATIENCE)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -72,7 +72,9 @@ def create_app(settings: Settings) -> Litestar:
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        state=State({"settings": settings, "token_keys": keys, "resources": resources}),
+        state=State(
+            {"settings": settings, "token_keys": keys, "resources": resources, "postgresql": resources.postgresql}
+        ),
         openapi_config=None,
         logging_config=None,  # ours is set up once for the process
         request_max_body_size=None,  # services/api/body.py knows the limits

@@ -12,10 +12,11 @@ from services.api.batches import read_batch
 from services.api.body import ApiRequest, Empty, no_body
 from services.api.jobs import read_job
 from services.api.replies import JobDetail
-from services.api.resources import Resources, Shared
+from services.api.resources import DELETION, Resources, Shared
 from shared.changes import Change, NoSuchBatch, Unrunnable, commit
 from shared.channels import Frame
 from shared.creation import TICKETS
+from shared.database import longer
 from shared.deletion import Unfinished, delete_batch
 from shared.errors import Conflict, NotFound
 from shared.events import Batch
@@ -76,7 +77,8 @@ def remove(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], emp
     with resources.engine.connect() as connection:
         read_batch(connection, request.auth.owner, batch_id)
         try:
-            frame = delete_batch(connection, batch_id, upload_ttl=resources.settings.upload_ttl)
+            with longer(connection, DELETION):
+                frame = delete_batch(connection, batch_id, upload_ttl=resources.settings.upload_ttl)
         except NoSuchBatch:
             raise NotFound from None
         except Unfinished as error:

@@ -1,6 +1,7 @@
 """What the handlers of one api process share."""
 
 import redis
+import sqlalchemy as sa
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 from msgspec import Struct
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 from shared.channels import Publisher, make_redis
 from shared.database import make_engine
 from shared.kinds import QUEUES
+from shared.outage import Outage
 from shared.queue import TicketBroker, make_broker
 from shared.settings import Settings
 
@@ -19,9 +21,17 @@ CONNECTIONS = 10
 """To PostgreSQL; more do not make two cores of it quicker. A request that gets none in time is answered 503."""
 
 
+PATIENCE = 10.0
+"""Seconds for one statement. The longest, a large creation's or cancellation's, take one."""
+
+DELETION = 600.0
+"""Seconds for each of a deletion's: a batch may have millions of log lines."""
+
+
 class Resources(Struct, frozen=True):
     settings: Settings
     engine: Engine
+    postgresql: Outage
     redis: "redis.Redis"
     broker: TicketBroker
     publisher: Publisher
@@ -39,9 +49,14 @@ Shared = NamedDependency[SkipValidation[Resources]]
 def make_resources(settings: Settings) -> Resources:
     """Connects to nothing yet: the servers may come later than this process."""
     client = make_redis(settings.redis_url)
+    engine = make_engine(settings.database_url, pool_size=CONNECTIONS, application="headway api", patience=PATIENCE)
+    postgresql = Outage("postgresql", "requests")
+    # it has just been made, or has answered
+    sa.event.listen(engine, "checkout", lambda *_: postgresql.end())
     return Resources(
         settings,
-        make_engine(settings.database_url, pool_size=CONNECTIONS, application="headway api"),
+        engine,
+        postgresql,
         client,
         make_broker(settings.redis_url, settings.namespace, QUEUES),
         Publisher(client, settings.namespace),

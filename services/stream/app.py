@@ -22,6 +22,7 @@ from services.stream.metrics import Metrics
 from services.stream.sse import EventStream, Refusal, accepts_events, headers_only, nothing_more
 from services.stream.viewer import Viewer
 from services.stream.websocket import converse, no_upgrade
+from shared import queries
 from shared.database import make_async_engine
 from shared.errors import HeadwayError, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -64,11 +65,15 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             await engine.dispose()
             await probe.dispose()
 
+    async def postgresql() -> None:
+        async with probe.connect() as connection:
+            await connection.execute(queries.EPOCH)
+
     async def redis() -> None:
         if not hub.source.connected:
             raise ConnectionError
 
-    parts = [Part("postgresql", History(probe).check), Part("redis", redis, needed=False)]
+    parts = [Part("postgresql", postgresql), Part("redis", redis, needed=False, told=True)]
     app = Litestar(
         [
             stream,

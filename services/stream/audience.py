@@ -20,8 +20,8 @@ class Resting(Protocol):
 
     viewer: "Viewer"
 
-    def carry_on(self, rest: bytes) -> None:
-        """The socket did not take all that it was sent in its crowd, but not this."""
+    def carry_on(self, rest: bytes, committed: int) -> None:
+        """The socket did not take all that it was sent in its crowd, but not this. `committed`: as in Delivery."""
 
 
 class Crowd:

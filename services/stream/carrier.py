@@ -67,6 +67,9 @@ class Carrier(ABC):
                 self.cut()  # it was told the end, and does not take that
                 return None
             return now + self._hub.heartbeat
+        if self.viewer.given_up:
+            self.cut()
+            return None
         heartbeat = self._hub.heartbeat
         if now >= self._end:
             if now >= self._end + heartbeat and self.stuck:
@@ -89,8 +92,8 @@ class Carrier(ABC):
             self._count_end(self._reason)
         else:
             chunk = viewer.pull()
-            if viewer.over and chunk is not None:
-                self._count_end(viewer.dismissed or "finished")
+            if viewer.over:
+                self._count_end("stuck" if chunk is None else viewer.dismissed or "finished")
             if chunk is None and now >= viewer.spoke + self._hub.heartbeat and viewer.between and not viewer.over:
                 chunk = ping_event(time.time_ns() // 1_000_000)
         if chunk is not None:

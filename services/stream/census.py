@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from services.stream.tasks import end
 from shared.channels import viewers_key
 from shared.errors import TooManyRequests
+from shared.outage import Outage
 from shared.settings import Settings
 
 _PATIENCE = 0.01
@@ -118,6 +119,7 @@ class Census:
         """Redis owes us an answer: nobody waits for it, but it will count."""
         self._away = False
         """Redis does not answer: each process for itself."""
+        self._redis = Outage("redis", "counting viewers")
         self._asked: list[tuple[Tally, list[Place]]] = []
         """Who waits for the pipeline under way."""
         self._task: asyncio.Task[None] | None = None
@@ -217,9 +219,8 @@ class Census:
             try:
                 while portion := list(islice(tallies, _AT_ONCE)):
                     await self._tell(portion)
-                    if self._away:
-                        log.info("redis is there again, viewers are counted together")
-                        self._away = False
+                    self._away = False
+                    self._redis.end()
                 self._away = False
             except Exception as error:  # noqa: BLE001  # whatever it is, counting must not end for good
                 if not isinstance(error, RedisError | OSError):
@@ -250,8 +251,7 @@ class Census:
 
     def _lose(self, error: Exception) -> None:
         """Nobody will say no to those who ask."""
-        if not self._away:
-            log.warning("redis is away, every process counts viewers for itself", error=type(error).__name__)
+        self._redis.begin(error)
         self._away = True
         asking = [place for _, places in self._asked for place in places]
         asking += [place for tally in self._tallies.values() for place in tally.asking]

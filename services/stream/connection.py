@@ -16,11 +16,13 @@ from shared.web.handover import Handover
 class Connection(Carrier, asyncio.Protocol):
     """`now`, by the loop's clock: when it was asked for. `route`: for the log."""
 
-    __slots__ = ("_began", "_fd", "_paused", "_route", "_transport")
+    __slots__ = ("_began", "_fd", "_owed", "_paused", "_route", "_transport")
 
     def __init__(self, viewer: Viewer, limits: Limits, hub: Hub, now: float, *, route: str) -> None:
         super().__init__(viewer, limits, hub, now)
         self._began = now
+        self._owed = 0
+        """When what its socket has not taken all of was committed, as in Delivery; 0: there is nothing to count."""
         self._paused = False
         self._route = route
 
@@ -59,10 +61,14 @@ class Connection(Carrier, asyncio.Protocol):
     def _wake_up(self) -> None:
         self.viewer.topic.audience.wake(self.viewer)
 
-    def carry_on(self, rest: bytes) -> None:
-        """The kernel did not take all of what was written past the transport."""
+    def carry_on(self, rest: bytes, committed: int) -> None:
+        """The kernel did not take all of what was written past the transport: its reader has it when it did."""
         self._transport.write(rest)
         self._hub.metrics.bytes += len(rest)
+        if self._paused:
+            self._owed = committed
+        else:
+            self._hub.metrics.delivered(committed)
 
     def cut(self) -> None:
         self._wake_up()
@@ -74,6 +80,9 @@ class Connection(Carrier, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._owed:
+            self._hub.metrics.delivered(self._owed)
+            self._owed = 0
         if not self.closed:
             self.wake()
 

@@ -70,9 +70,9 @@ class Delivery:
         self.committed = committed
         """When the newest of it was, in milliseconds since 1970 by the clock of whoever did it; 0: nobody has said."""
         self.divisible = False
-        """No event of it is cut over chunks: it may be left after any of them."""
+        """No Server-Sent Event of it is cut over chunks: it may be left after any of them."""
         self.lost = False
-        """Its room was needed: whoever is in it begins again, from where it was before."""
+        """Its room was needed: whoever is in it begins again, from where it was before, if it can."""
         self.asked = 0.0
         """When somebody last got on in it, by the clock of the buffer."""
         self.size = 0

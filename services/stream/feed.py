@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from services.stream.audience import Audience
-from services.stream.buffer import Buffer
+from services.stream.buffer import Buffer, Waiting
 from services.stream.delivery import Delivery, Encoder, Position, Since
 from services.stream.frames import CHUNK, chunked
 from shared.event_ids import Filters
@@ -142,23 +142,25 @@ class Feed:
     def event_id(self, version: int, filters: Filters) -> str:  # noqa: ARG002  # as topics have it
         return ""
 
-    def delivery(self, since: Position, filters: Filters, encode: Encoder | None = None) -> Delivery | None:
-        """What became of the batches after `since`. None if that is long, and the buffer has no room for it."""
+    def delivery(
+        self, since: Position, filters: Filters, encode: Encoder | None = None, reader: Waiting | None = None
+    ) -> Delivery | None:
+        """What became of the batches after `since`. None if that is long, and the buffer does not admit `reader`."""
         whole = since.version < max(1, self._forgotten)
         key = Since(0 if whole else since.version, filters, encode or encode_feed)
         found = self._deliveries.get(key) or self._long.get((key, self.version))
         if found is not None and not found.lost:
             return found
         items = self._all() if whole else [_told(batch_id, entry) for batch_id, entry in self._after(since.version)]
-        return self._begin(FeedStory(whole, items), key)
+        return self._begin(FeedStory(whole, items), key, reader)
 
-    def _begin(self, story: FeedStory, key: Since) -> Delivery | None:
+    def _begin(self, story: FeedStory, key: Since, reader: Waiting | None) -> Delivery | None:
         delivery = Delivery(story, key, Position(self.version), self.committed)
         if not delivery.has(1):
             if len(self._deliveries) >= _CACHED:
                 self._deliveries.pop(next(iter(self._deliveries)))
             self._deliveries[key] = delivery
-        elif self.buffer.full:
+        elif not self.buffer.admits(reader):
             return None
         else:
             divisible = key.encode is encode_feed and _never_cut(story)

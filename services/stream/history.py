@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-import structlog
 from msgspec import Struct
 from sqlalchemy import Row, TextClause
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +19,7 @@ from shared.errors import Unavailable
 from shared.event_ids import LOGS_MAX
 from shared.events import encode
 from shared.jobs import FINAL_BATCH
+from shared.outage import Outage
 from shared.rows import batch_of
 
 _PATIENCE = 10.0
@@ -30,8 +30,6 @@ _ROWS = 250
 
 _BATCHES = 50
 """Of these, which are decoded here."""
-
-log = structlog.get_logger(__name__)
 
 
 class Stand(Struct, frozen=True):
@@ -50,8 +48,12 @@ class History:
     def __init__(self, engine: AsyncEngine, metrics: Metrics = UNCOUNTED) -> None:
         self._engine = engine
         self._metrics = metrics
-        self.away = False
+        self._postgresql = Outage("postgresql", "changes")
+
+    @property
+    def away(self) -> bool:
         """PostgreSQL did not answer when it was last asked."""
+        return self._postgresql.away
 
     async def since(self, batch_id: UUID, version: int, epoch: str) -> Advance | None:
         """What changed after `version`; everything (`since` 0) in another epoch, or if PostgreSQL is behind `version`.
@@ -147,14 +149,10 @@ class History:
                 yield connection
         except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
             self._metrics.readings["failed"] += 1
-            if not self.away:
-                log.warning("postgresql does not answer", error=type(error).__name__)
-                self.away = True
+            self._postgresql.begin(error)
             raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
         self._metrics.readings["answered"] += 1
-        if self.away:
-            log.info("postgresql answers again")
-            self.away = False
+        self._postgresql.end()
 
 
 async def _parts(connection: AsyncConnection, statement: TextClause, given: dict[str, Any]) -> list[Part]:

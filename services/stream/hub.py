@@ -18,7 +18,7 @@ from services.stream.frames import encode_story, error_event
 from services.stream.history import History
 from services.stream.inquiry import PATIENCE
 from services.stream.keeper import Keeper
-from services.stream.limits import Addresses, room_for
+from services.stream.limits import Addresses, room_for, strangers_among
 from services.stream.metrics import Metrics
 from services.stream.pump import Pump
 from services.stream.resume import starting_point
@@ -105,6 +105,8 @@ class Hub:
         """Viewers, who stand in the audiences of their topics."""
         self._arriving = 0
         """Those who have a place in this process, but are no viewers yet."""
+        self._strangers = 0
+        """Those among them who have not said yet who they are."""
         self._came_from: dict[Viewer | Guest, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -161,8 +163,8 @@ class Hub:
         }
 
     async def admit(self, guest: Guest, owner: str, came_from: str = "") -> None:
-        """A connection that watches whatever it likes, to be given back by `depart`. It is one viewer of its owner's;
-        in this process it counts, and so does each viewer that joins for it.
+        """A connection that watches whatever it likes, to be given back by `depart`. It counts as a viewer, and so does
+        each that joins for it: of its owner's, of its address's and of this process's.
 
         Raises TooManyRequests, and Unavailable when draining.
         """
@@ -179,6 +181,20 @@ class Hub:
             raise TooManyRequests
         if self.draining:
             guest.dismiss("draining", self.farewell())
+
+    @contextmanager
+    def stranger(self, came_from: str) -> Iterator[None]:
+        """A place for a connection that has yet to say whose it is. Raises as `admit`."""
+        if self._strangers >= strangers_among(self.most):
+            self.metrics.refusals["unauthenticated"] += 1
+            raise TooManyRequests("Too many connections have not said yet who they are.")
+        with self._arrival(came_from):
+            self._strangers += 1
+            try:
+                yield
+            finally:
+                self._strangers -= 1
+        self.addresses.leave(came_from)
 
     def depart(self, guest: Guest) -> None:
         self._guests.discard(guest)
@@ -200,17 +216,17 @@ class Hub:
         came_from: str = "",
     ) -> Viewer:
         """A new viewer, to be given back by `leave`. `last_id`: the event id that it has, or empty. `guest`: for whom.
-        `came_from`: its address, of which there may be too many.
+        `came_from`: its address, of which there may be too many; a guest's is known.
 
         Raises NotFound, TooManyRequests, and Unavailable when draining or when PostgreSQL does not answer.
         """
+        came_from = came_from or self._address(guest)
         with self._arrival(came_from):
-            place = await self._count(owner) if guest is None else None
+            place = await self._count(owner)
             try:
                 keeper = await self._open_batch(batch_id, owner)
             except BaseException:
-                if place is not None:
-                    self._census.leave(place)
+                self._census.leave(place)
                 raise
             # the same for all who chose the same, which is faster to compare
             filters = self._filters.setdefault(filters, filters)
@@ -225,7 +241,7 @@ class Hub:
         if last_id and not (isinstance(start, Position) and start.version):
             self.metrics.resumes["snapshot"] += 1
         viewer.begin(start)
-        if place is not None and place.refused:  # Redis said so while we read
+        if place.refused:  # Redis said so while we read
             self.leave(viewer)
             self.metrics.refusals["owner"] += 1
             raise TooManyRequests
@@ -237,14 +253,14 @@ class Hub:
         self, owner: str, encode: Encoder = encode_feed, *, guest: Guest | None = None, came_from: str = ""
     ) -> Viewer:
         """A viewer of all that is the owner's; as `join`. Raises TooManyRequests and Unavailable."""
+        came_from = came_from or self._address(guest)
         with self._arrival(came_from):
-            place = await self._count(owner) if guest is None else None
+            place = await self._count(owner)
             behind = owner in self._keepers and owner not in self._openings
             try:
                 keeper = await self._open(owner, lambda: self._make_feed(owner))
             except BaseException:
-                if place is not None:
-                    self._census.leave(place)
+                self._census.leave(place)
                 raise
             viewer = Viewer(keeper.topic, _NO_FILTERS, encode)
             self._enter(viewer, place, came_from)
@@ -256,7 +272,7 @@ class Hub:
         except BaseException:
             self.leave(viewer)
             raise
-        if place is not None and place.refused:  # Redis said so while we read
+        if place.refused:  # Redis said so while we read
             self.leave(viewer)
             self.metrics.refusals["owner"] += 1
             raise TooManyRequests
@@ -418,14 +434,16 @@ class Hub:
         namespace = self._settings.namespace
         return owner_channel(namespace, key) if isinstance(key, str) else batch_channel(namespace, key)
 
-    def _enter(self, viewer: Viewer, place: Place | None, came_from: str) -> None:
+    def _address(self, guest: Guest | None) -> str:
+        return "" if guest is None else self._came_from.get(guest, "")
+
+    def _enter(self, viewer: Viewer, place: Place, came_from: str) -> None:
         topic = viewer.topic
         if came_from:
             self._came_from[viewer] = came_from
         viewer.place = place
-        if place is not None:
-            place.on_settled = lambda: self._settle(viewer)
-            self._settle(viewer)
+        place.on_settled = lambda: self._settle(viewer)
+        self._settle(viewer)
         self._watching += 1
         topic.audience.enter(viewer)
         if closing := self._closings.pop(topic.id, None):

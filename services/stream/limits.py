@@ -13,6 +13,9 @@ from shared.web.client_address import client_address
 _SPARE = 1000
 """Files for everything else: servers, logs, and those who come only to be told that it is full."""
 
+_STRANGERS = 10
+"""One in so many viewers may be a connection that has not said yet whose it is."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -28,6 +31,11 @@ def room_for(viewers: int) -> int:
             log.warning("fewer viewers than HEADWAY_VIEWERS: too few open files (ulimit -n)", files=most, viewers=fewer)
             return fewer
     return viewers
+
+
+def strangers_among(viewers: int) -> int:
+    """How many connections may be open at a time that are nobody's yet: those of users must find room beside them."""
+    return max(1, viewers // _STRANGERS)
 
 
 def _widen(soft: int, hard: int, wanted: int) -> int:

@@ -46,10 +46,12 @@ class Metrics:
         self.resumes = dict.fromkeys(("memory", "postgresql", "snapshot"), 0)
         """Readers that brought an event id, by where what they lack came from."""
         self.resets = dict.fromkeys(("epoch", "ahead", "invalid_id", "filters"), 0)
-        self.opened = dict.fromkeys(("events", "websocket"), 0)
-        """Connections, by what they speak."""
+        self.opened = dict.fromkeys(("events", "websocket", "changes"), 0)
+        """Connections, by what they speak; of `changes`, replies that began to be sent."""
         self.closed = {speaks: dict.fromkeys(ENDS, 0) for speaks in self.opened}
-        self.refusals = dict.fromkeys(("process", "owner", "address", "draining", "overloaded", "internal"), 0)
+        self.refusals = dict.fromkeys(
+            ("process", "owner", "address", "unauthenticated", "draining", "overloaded", "internal"), 0
+        )
         self.readings = dict.fromkeys(("answered", "failed"), 0)
         """Questions to PostgreSQL."""
         self.looks = dict.fromkeys(("check", "poll"), 0)

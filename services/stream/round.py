@@ -108,4 +108,4 @@ class Round:
         for socket, written in short:
             one = crowd.members[socket]
             self._audience.wake(one.viewer)
-            one.carry_on(frame[written:])
+            one.carry_on(frame[written:], crowd.committed)

@@ -90,6 +90,7 @@ class Session:
         self._errors: list[bytes] = []
         self._end: tuple[bytes, int, str] | None = None
         """Its last message, the code and the reason of its end, once what is under way has been said."""
+        self._stuck = False
         self._spoke = 0.0
         self._mistakes = 0
         self._allowance = float(MESSAGES_AT_ONCE)
@@ -106,13 +107,16 @@ class Session:
             while (received := await receive())["type"] == "websocket.receive":
                 self._hear(received.get("text") or "")
         finally:
-            why = "gone" if self._end is None else self._end[2]
-            closed = self._hub.metrics.closed["websocket"]
-            closed[why if why in closed else "misbehaved"] += 1
+            self._count_end()
             self._outlet = None
             for subscription in list(self._subscriptions.values()):
                 self._leave(subscription)
             self._stirred.clear()  # the wheel has us for a while yet
+
+    def _count_end(self) -> None:
+        closed = self._hub.metrics.closed["websocket"]
+        why = "gone" if self._end is None else self._end[2]
+        closed["stuck" if self._stuck else why if why in closed else "misbehaved"] += 1
 
     # -- hearing ------------------------------------------------------------------------------------------------------
 
@@ -211,6 +215,7 @@ class Session:
                 code = Close.UNAUTHENTICATED if limits.reason == "token_expired" else Close.LIFETIME
                 self._finish(code, limits.reason, message("timeout", None, encode(Timeout(limits.reason))))
             elif now >= limits.end + self._hub.heartbeat and not outlet.takes_more:
+                self._stuck = True
                 outlet.cut()  # it was asked to leave, and does not even read that
                 return None
             return now + self._hub.heartbeat

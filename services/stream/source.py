@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from services.stream.metrics import UNCOUNTED, Metrics
 from services.stream.tasks import end
 from shared.errors import Unavailable
+from shared.outage import Outage
 from shared.settings import Settings
 
 _PING = 1.0
@@ -57,6 +58,7 @@ class Source:
             retry=Retry(NoBackoff(), 0),  # we supervise it ourselves: redis-py reconnects without a word
         )
         self._channels: dict[bytes, Callable[[bytes], None]] = {}
+        self._redis = Outage("redis", "listening")
         self._pubsub: PubSub | None = None
         self._unconfirmed: set[bytes] = set()
         self._waiting: dict[bytes, asyncio.Event] = {}
@@ -103,16 +105,13 @@ class Source:
                 await self._pubsub.unsubscribe(channel)
 
     async def _stay_connected(self) -> None:
-        reported = False
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError) as error:
-                if self.connected or not reported:
-                    log.warning("redis is away, polling instead", error=type(error).__name__)
-                    reported = True
             except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the listening
-                log.error("listening to redis failed, polling instead", error=repr(error))  # noqa: TRY400  # no locals
+                if not isinstance(error, RedisError | OSError):
+                    log.error("listening to redis failed", error=repr(error))  # noqa: TRY400  # no locals
+                self._redis.begin(error)
             self.connected = False
             self._due.set()
             await asyncio.sleep(_RECONNECT)
@@ -153,7 +152,7 @@ class Source:
         if not self.connected:
             self.connected = True
             self._metrics.subscriptions += 1
-            log.info("redis is there")
+            self._redis.end()
         channel = message["channel"]
         if isinstance(channel, bytes) and channel in self._channels:
             data = message["data"]

@@ -12,7 +12,7 @@ from services.stream.hub import Hub
 from services.stream.plain import Plain
 from services.stream.viewer import Viewer
 from shared.web.access import route
-from shared.web.handover import Gone, offered
+from shared.web.handover import Gone, listen_no_more, offered
 
 _HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -37,6 +37,7 @@ class EventStream:
         handover = offered(scope)
         try:
             if handover is None:
+                listen_no_more(scope)
                 await _start(send)
                 await Plain(viewer, limits, hub, now).speak(receive, send)
                 await _end(send)

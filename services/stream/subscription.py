@@ -1,11 +1,11 @@
 """A subscription: one topic on a WebSocket, and the viewer that tells what is new in it."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
-from services.stream.delivery import Encoder
+from services.stream.delivery import Delivery, Encoder
 from services.stream.hub import Guest, Hub
 from services.stream.messages import (
     batch_event_id,
@@ -18,7 +18,7 @@ from services.stream.messages import (
     message,
 )
 from services.stream.viewer import Viewer
-from shared.errors import FieldError, Forbidden, Invalid, NotFound
+from shared.errors import FieldError, Forbidden, Invalid, NotFound, TooManyRequests
 from shared.event_ids import LOGS_MAX, Filters
 from shared.events import ErrorCode, Reset, encode
 
@@ -38,7 +38,7 @@ class Asker(NamedTuple):
 class Subscription:
     """`wake` is called, with it, when `next` may have something."""
 
-    __slots__ = ("_chunks", "_job_id", "_wake", "name", "over", "task", "viewer")
+    __slots__ = ("_delivery", "_job_id", "_number", "_wake", "name", "over", "task", "viewer")
 
     def __init__(self, name: str, wake: Callable[["Subscription"], None]) -> None:
         self.name = name
@@ -50,7 +50,9 @@ class Subscription:
         """Why nothing more will come."""
         self._wake = wake
         self._job_id: UUID | None = None
-        self._chunks: Iterator[bytes] = iter(())
+        self._delivery: Delivery | None = None
+        self._number = 0
+        """Of its next chunk, each of which is a message."""
 
     async def open(self, hub: Hub, asker: Asker, since: str) -> None:
         """`since`: an event id, or empty. Raises Invalid, Forbidden, NotFound, TooManyRequests and Unavailable."""
@@ -86,20 +88,46 @@ class Subscription:
     def next(self, *, begin: bool = True) -> bytes | None:
         """The next message, if there is one at present. Not `begin`: only of the delta that has begun."""
         viewer = self.viewer
-        while (chunk := next(self._chunks, None)) is None:
-            if viewer is None or not begin or self.over or not viewer.has_news:
+        if viewer is None:
+            return None
+        while (chunk := self._under_way(viewer)) is None:
+            if not begin or self.over or not viewer.has_news:
                 return None
             if viewer.dismissed is not None:
                 self.over = viewer.dismissed
-                return error_message("deleted", "The batch was deleted.", self.name) if self.over == "deleted" else None
+                return self._farewell(viewer)
             taken = viewer.take()
             if taken is None:
                 return None
-            reason, delivery = taken
-            self._chunks = iter(delivery)
+            reason, self._delivery = taken
+            self._number = 0
             if reason is not None:
                 return message("reset", self.name, encode(Reset(reason)), self._nothing_yet(viewer))
         return chunk
+
+    def _under_way(self, viewer: Viewer) -> bytes | None:
+        """The next message of the delta that has begun."""
+        delivery = self._delivery
+        if delivery is None:
+            return None
+        if delivery.lost:
+            self._delivery = None
+            viewer.go_back()
+            return None
+        chunk = delivery.chunk(self._number) if delivery.has(self._number) else None
+        self._number += 1
+        if not delivery.has(self._number):
+            self._delivery = None  # who stands still in its last message holds nothing else
+        return chunk
+
+    def _farewell(self, viewer: Viewer) -> bytes | None:
+        """Where it concerns this topic, and not the connection, which says so itself."""
+        if viewer.dismissed == "deleted":
+            return error_message("deleted", "The batch was deleted.", self.name)
+        if viewer.dismissed == "too_many_connections":
+            viewer.topic.audience.metrics.refusals["owner"] += 1
+            return error_message("too_many_connections", TooManyRequests.title, self.name)
+        return None
 
     def _nothing_yet(self, viewer: Viewer) -> str:
         event_id = viewer.topic.event_id(0, viewer.filters)

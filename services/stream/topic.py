@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 
 from services.stream.advance import Advance, Part
 from services.stream.audience import Audience
-from services.stream.buffer import Buffer
+from services.stream.buffer import Buffer, Waiting
 from services.stream.delivery import Delivery, Encoder, Position, Since
 from services.stream.frames import Story, encode_story, never_cut, weight
 from services.stream.tail import Tail
@@ -80,10 +80,12 @@ class Topic:
         """None if only PostgreSQL knows."""
         return self._tail.count_at(version)
 
-    def delivery(self, since: Position, filters: Filters, encode: Encoder = encode_story) -> Delivery | None:
+    def delivery(
+        self, since: Position, filters: Filters, encode: Encoder = encode_story, reader: Waiting | None = None
+    ) -> Delivery | None:
         """What leads from `since` to the present (a snapshot: perhaps to a moment ago).
 
-        None if that is long, and the buffer has no room for it.
+        None if that is long, and the buffer does not admit `reader`.
         """
         key = Since(since.version, filters, encode)
         found = self._deliveries.get(key) or self._long.get((key, self.version))
@@ -93,9 +95,9 @@ class Topic:
                 found = max(held, key=lambda snapshot: snapshot.position.version)
         if found is not None and not found.lost:
             return found
-        return self._begin(since, filters, encode)
+        return self._begin(since, filters, encode, reader)
 
-    def _begin(self, since: Position, filters: Filters, encode: Encoder) -> Delivery | None:
+    def _begin(self, since: Position, filters: Filters, encode: Encoder, reader: Waiting | None) -> Delivery | None:
         story = self._story(since, filters)
         position = Position(self.version, self._tail.count)
         key = Since(since.version, filters, encode)
@@ -104,7 +106,7 @@ class Topic:
             if len(self._deliveries) >= _CACHED:
                 self._deliveries.pop(next(iter(self._deliveries)))
             self._deliveries[key] = delivery
-        elif self.buffer.full:
+        elif not self.buffer.admits(reader):
             return None
         else:
             delivery.hold(self.buffer, weight(story), divisible=encode is encode_story and never_cut(story))

@@ -73,6 +73,12 @@ class Viewer:
         return self._delivery is None
 
     @property
+    def given_up(self) -> bool:
+        """What it was being sent is lost in the middle of an event: its connection can only end."""
+        delivery = self._delivery
+        return delivery is not None and delivery.lost and not delivery.divisible
+
+    @property
     def has_everything(self) -> bool:
         """The batch is finished, and its reader knows: nothing will follow unless it is reopened."""
         return self.topic.final and self.position.version == self.topic.version
@@ -95,6 +101,7 @@ class Viewer:
         reason = self._reason
         if reason is not None:
             self.position = START
+        self._before = self.position
         delivery = self._advance()
         if delivery is None:
             return None
@@ -107,8 +114,9 @@ class Viewer:
         """The next bytes to send, at most frames.CHUNK; None when there are none at present."""
         delivery = self._delivery
         if delivery is not None and delivery.lost:
-            delivery = self._delivery = None
-            self.position = self._before
+            self.over = self.over or self.given_up
+            self.go_back()
+            delivery = None
         if delivery is None:
             if self.over:
                 return None
@@ -131,6 +139,11 @@ class Viewer:
             self.over = delivery.final
             self._delivery = None
         return chunk
+
+    def go_back(self) -> None:
+        """What it was being sent is lost: it begins again from where it was before."""
+        self._delivery = None
+        self.position = self._before
 
     def begin(self, start: Position | ResetReason) -> None:
         """Where its reader begins, or why it must begin anew; as things are now, whatever was before."""
@@ -165,12 +178,14 @@ class Viewer:
         """None: there is no room for it at present."""
         since, audience = self.position.version, self.topic.audience
         buffer = self.topic.buffer
-        if buffer.waits(self):
+        if buffer.waiting and buffer.waits(self):
             return None
-        delivery = self.topic.delivery(self.position, self.filters, self._encode)
+        delivery = self.topic.delivery(self.position, self.filters, self._encode, self)
         if delivery is None:
             buffer.wait(self)
             return None
+        if buffer.waiting:
+            buffer.forget(self)
         self.position = delivery.position
         audience.metrics.deliveries += 1
         if since and not self._fresh:

@@ -1,7 +1,7 @@
 """`GET /api/ws`: the handshake, and who is asking: by header, by ticket, or by the first message."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -45,26 +45,26 @@ async def no_upgrade(request: Request[Any, Any, Any]) -> None:
 @websocket("/api/ws")
 async def converse(socket: AnySocket) -> None:
     hub: Hub = socket.app.state.hub
-    try:
-        session = await _known(socket)
-        if session is None and hub.draining:
-            hub.metrics.refusals["draining"] += 1
-            raise Unavailable
-    except HeadwayError as error:
-        await deny(socket.scope, socket.send, error)
-        return
-    try:
-        await socket.accept()
-        ours = offered(socket.scope)
-        outlet: Outlet = PlainOutlet(socket.send) if ours is None else ours
-        if session is None:
-            session = await _introduced(socket, outlet)
-        if session is not None:
-            outlet.on_writable = session.wake
-            await session.converse(outlet, socket.receive)
-    finally:
-        if session is not None:
-            hub.depart(session)
+    with ExitStack() as stranger:
+        try:
+            session = await _known(socket)
+            if session is None:
+                stranger.enter_context(hub.stranger(hub.addresses.of(socket.scope)))
+        except HeadwayError as error:
+            await deny(socket.scope, socket.send, error)
+            return
+        try:
+            await socket.accept()
+            ours = offered(socket.scope)
+            outlet: Outlet = PlainOutlet(socket.send) if ours is None else ours
+            if session is None:
+                session = await _introduced(socket, outlet, stranger)
+            if session is not None:
+                outlet.on_writable = session.wake
+                await session.converse(outlet, socket.receive)
+        finally:
+            if session is not None:
+                hub.depart(session)
 
 
 async def _known(socket: AnySocket) -> Session | None:
@@ -92,8 +92,8 @@ def _reading(claims: Claims) -> Reader:
     return Reader(claims.owner, claims.expires)
 
 
-async def _introduced(socket: AnySocket, outlet: Outlet) -> Session | None:
-    """Whoever says who it is in its first message. None: it did not, and that was the end."""
+async def _introduced(socket: AnySocket, outlet: Outlet, stranger: ExitStack) -> Session | None:
+    """Whoever says who it is in its first message, and is no stranger then. None: it did not, and that was the end."""
     hub: Hub = socket.app.state.hub
     try:
         try:
@@ -101,7 +101,10 @@ async def _introduced(socket: AnySocket, outlet: Outlet) -> Session | None:
                 reader = await _by_message(socket)
         except TimeoutError:
             raise Unauthenticated(f"no token came within {AUTH_SECONDS:g} seconds") from None
-        return None if reader is None else await _admitted(socket, reader)
+        if reader is None:
+            return None
+        stranger.close()  # it may be the last place of its address that it had, and now has
+        return await _admitted(socket, reader)
     except HeadwayError as error:
         code = error_code(error, draining=hub.draining)
         outlet.write(error_message(code, sentence(error)))

@@ -18,6 +18,7 @@ from shared.changes import commit
 from shared.channels import Publisher
 from shared.creation import IDEMPOTENCY_TTL
 from shared.deletion import delete_batch
+from shared.outage import Outage
 from shared.settings import Settings
 from shared.uploads import upload_path
 
@@ -46,6 +47,7 @@ class Housekeeping:
         self._engine = engine
         self._publisher = publisher
         self._settings = settings
+        self._postgresql = Outage("postgresql", "housekeeping")
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="housekeeping", daemon=True)
 
@@ -63,8 +65,9 @@ class Housekeeping:
             try:
                 if self.round():
                     pause = _PAUSE
+                self._postgresql.end()
             except SQLAlchemyError as error:
-                log.warning("postgresql is away, not deleting", error=type(error).__name__)
+                self._postgresql.begin(error)
             except Exception:  # a bug in one round must not end all of them
                 log.exception("housekeeping failed")
 

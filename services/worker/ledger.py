@@ -24,6 +24,7 @@ from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import FORMAT, Frame, Publisher
 from shared.events import Failure
 from shared.jobs import JobStatus
+from shared.outage import Outage
 from shared.settings import Settings
 from shared.updates import Job, Level, Update
 
@@ -89,6 +90,7 @@ class Ledger:
         self._claiming = True
         self._closing = False
         self._away = False
+        self._postgresql = Outage("postgresql", "ledger")
         self._next_tick = 0.0
         self._next_renewal = 0.0
         self._thread = Thread(target=self._loop, name="ledger", daemon=True)
@@ -325,6 +327,7 @@ class Ledger:
                 return []
             else:
                 break
+        self._postgresql.end()
         with self._lock:
             self._away = False
             self._lock.notify_all()
@@ -439,6 +442,7 @@ class Ledger:
         # unless the commit was lost, or some were locked: then again at the next tick
         if renewed is not None and renewed >= len(mine):
             self._next_renewal = now + self._settings.lease / 3
+        self._postgresql.end()
         with self._lock:
             self._away = False
             for run in held:
@@ -495,7 +499,7 @@ class Ledger:
 
     def _lost(self, error: DBAPIError) -> None:
         """PostgreSQL is away: handlers wait at their next yield, and nobody gets a job."""
-        log.warning("postgresql is away", error=type(error.orig).__name__)
+        self._postgresql.begin(error.orig or error)
         self._disconnect()
         with self._lock:
             self._away = True

@@ -74,6 +74,7 @@ class Runner:
         if kind is None or handler is None:
             # another version of the worker may know it: give it back, counted, so that it does not go round for ever
             failure = Failure("no_handler", f"this worker knows no kind {run.kind}")
+            log.error("a job has no handler here", job=str(run.job.id), kind=run.kind)
             return self._failed(run, Kind(name=run.kind, title="", params=msgspec.Struct), failure)
         try:
             params = msgspec.convert(run.params, kind.params)

@@ -3,18 +3,16 @@
 from threading import Event, Thread
 
 import redis
-import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.worker.drain import Drain, Slots
 from shared import queries
 from shared.channels import Publisher
+from shared.outage import Outage
 
 _PERIOD = 1.0
 """Seconds between two pings, and between two looks for work while Redis is away."""
-
-log = structlog.get_logger(__name__)
 
 
 class StandBy:
@@ -33,6 +31,7 @@ class StandBy:
         self._drain = drain
         self._slots = slots
         self._queue = queue
+        self._redis = Outage("redis", "stand-by")
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="standby", daemon=True)
 
@@ -45,19 +44,18 @@ class StandBy:
 
     def _loop(self) -> None:
         while not self._stopping.wait(_PERIOD):
-            away = not self._answers()
-            if away != self._drain.redis_away:
-                log.warning("redis is away, working by the stand-by" if away else "redis is back")
-                self._drain.redis_away = self._publisher.suspended = away
-            if away:
+            self._ask()
+            self._drain.redis_away = self._publisher.suspended = self._redis.away
+            if self._redis.away:
                 for _ in range(self._wanted()):
                     Thread(target=self._drain, name="standby-drain", daemon=True).start()
 
-    def _answers(self) -> bool:
+    def _ask(self) -> None:
         try:
-            return bool(self._client.ping())
-        except (redis.RedisError, OSError):
-            return False
+            self._client.ping()
+            self._redis.end()
+        except (redis.RedisError, OSError) as error:
+            self._redis.begin(error)
 
     def _wanted(self) -> int:
         """How many idle threads there is work for."""

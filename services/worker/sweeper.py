@@ -20,6 +20,7 @@ from shared.creation import TICKETS
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
+from shared.outage import Outage
 from shared.queue import TicketBroker, send_tickets, waiting_tickets
 from shared.settings import Settings
 
@@ -61,6 +62,7 @@ class Sweeper:
         self._seen: datetime | None = None
         """What the server's clock showed in the last round."""
         self._steady_since = datetime.min.replace(tzinfo=UTC)
+        self._postgresql = Outage("postgresql", "sweeper")
         self._stopping = Event()
         self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
 
@@ -75,9 +77,10 @@ class Sweeper:
         while not self._stopping.wait(_PERIOD):
             try:
                 self.sweep()
+                self._postgresql.end()
             except SQLAlchemyError as error:
                 self._seen = None
-                log.warning("postgresql is away, not sweeping", error=type(error).__name__)
+                self._postgresql.begin(error)
             except Exception:  # a bug in one round must not end all of them
                 log.exception("the sweeper failed")
 

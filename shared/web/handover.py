@@ -6,7 +6,7 @@ a server does not offer the extension, or TLS ends in it, the application goes o
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar.types import Scope, Send
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from shared.web.protocol import Protocol
 
 EXTENSION = "headway.handover"
+LAST = "headway.last"
+"""Where TLS ends in the server: a function by which the application says that its answer ends with the connection."""
 
 
 class Gone(Exception):
@@ -56,3 +58,11 @@ def offered(scope: Scope | Mapping[str, Any]) -> Handover | None:
     """What the server offers for this request."""
     extensions: Mapping[str, Any] = scope.get("extensions") or {}
     return extensions.get(EXTENSION)
+
+
+def listen_no_more(scope: Scope | Mapping[str, Any]) -> None:
+    """The server throws away whatever the client still sends, if it offers that, and so sees the client go."""
+    extensions: Mapping[str, Any] = scope.get("extensions") or {}
+    last: Callable[[], None] | None = extensions.get(LAST)
+    if last is not None:
+        last()

@@ -5,24 +5,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Literal
 
-import structlog
 from litestar import Response, Router, get
 from msgspec import Struct
+
+from shared.outage import Outage
 
 PATIENCE = 2.0
 """Seconds after which a part that does not answer counts as away: probes do not wait long either."""
 
 State = Literal["ok", "away"]
 
-log = structlog.get_logger(__name__)
-
 
 class Part(Struct, frozen=True):
-    """Something that the process leans on. `check` raises when it is away; one `needed` makes the process not ready."""
+    """Something that the process leans on. `check` raises when it is away; one `needed` makes the process not ready.
 
-    name: str
+    `told`: somebody else says so, whom `check` only asks.
+    """
+
+    name: Literal["postgresql", "redis"]
     check: Callable[[], Awaitable[object]]
     needed: bool = True
+    told: bool = False
 
 
 class Liveness(Struct, frozen=True):
@@ -39,7 +42,7 @@ class Readiness(Struct, frozen=True):
 
 def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambda: False) -> Router:
     """`parts` are those of Readiness. 503 unless ready."""
-    away: set[str] = set()
+    outages = [None if part.told else Outage(part.name, "health") for part in parts]
 
     @get("/live")
     async def live() -> Liveness:
@@ -47,7 +50,7 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
 
     @get("/ready")
     async def ready() -> Response[Readiness]:
-        answers = await asyncio.gather(*(_answers(part, away) for part in parts))
+        answers = await asyncio.gather(*map(_answers, parts, outages))
         states: dict[str, State] = {
             part.name: "ok" if answer else "away" for part, answer in zip(parts, answers, strict=True)
         }
@@ -64,18 +67,15 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
     return Router("/health", route_handlers=[live, ready], response_headers={"Cache-Control": "no-store"})
 
 
-async def _answers(part: Part, away: set[str]) -> bool:
-    """`away`: the names of those that did not answer when they were last asked."""
+async def _answers(part: Part, outage: Outage | None) -> bool:
     try:
         await _in_time(part.check())
     except Exception as error:  # noqa: BLE001  # whatever it is, the part is away
-        if part.name not in away:
-            log.warning("a part is away", part=part.name, error=type(error).__name__)
-            away.add(part.name)
+        if outage is not None:
+            outage.begin(error)
         return False
-    if part.name in away:
-        log.info("a part is back", part=part.name)
-        away.discard(part.name)
+    if outage is not None:
+        outage.end()
     return True
 
 

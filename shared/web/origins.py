@@ -27,31 +27,37 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Origins:
-    """Around a whole application: errors, streams and replies without a body are let through like all others."""
+    """Around a whole application: errors, streams and replies without a body are let through like all others.
+
+    Preflights are answered here, all of them: an application behind would ask for a token.
+    """
 
     def __init__(self, app: ASGIApp, allowed: frozenset[bytes]) -> None:
         self._app = app
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or not self._allowed:
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
         origin = headers.get(b"origin", b"")
-        if origin not in self._allowed:
-            await self._app(scope, receive, _sender(send, _VARY))
-        elif scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+        granted = origin in self._allowed
+        if scope["method"] == "OPTIONS" and origin and b"access-control-request-method" in headers:
+            # a browser's question, which never carries a token: without a grant in the answer, that is a no
+            grants = [*_granted(origin), *_PREFLIGHT] if granted else []
             await send(
                 {
                     "type": "http.response.start",
                     "status": HTTPStatus.NO_CONTENT,
-                    "headers": [*_granted(origin), *_PREFLIGHT],
+                    "headers": [*grants, *_PREFLIGHT_VARY],
                 }
             )
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
+        elif granted:
             await self._app(scope, receive, _sender(send, [*_granted(origin), *_EXPOSED, *_VARY]))
+        else:
+            await self._app(scope, receive, _sender(send, _VARY) if self._allowed else send)
 
 
 def _sender(send: Send, headers: Headers) -> Send:
@@ -73,8 +79,8 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", METHODS.encode()),
     (b"access-control-allow-headers", ACCEPTED.encode()),
     (b"access-control-max-age", _MAX_AGE.encode()),
-    (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
 ]
+_PREFLIGHT_VARY: Headers = [(b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers")]
 
 
 def admit_origins(app: Litestar, settings: Settings) -> Litestar:

@@ -25,6 +25,7 @@ from shared.errors import (
     problem,
 )
 from shared.events import encode
+from shared.outage import Outage
 from shared.web.access import route
 from shared.web.identity import bearer
 
@@ -105,10 +106,20 @@ class _ForTheKnown(Response[bytes]):
 def _database(request: AnyRequest, error: Exception) -> Response[bytes]:
     """PostgreSQL is away or restarting, all connections are in use, or its disk is full."""
     cause = getattr(error, "orig", None) or error
-    log.warning("postgresql is not available", path=route(request.scope), error=type(cause).__name__)
+    outage: Outage | None = request.app.state.get("postgresql")
+    if outage is not None and _lost(cause):
+        outage.begin(cause)
+    if outage is None or not outage.away:  # else it has been said
+        log.warning("postgresql cannot serve a request", route=route(request.scope), error=type(cause).__name__)
     if isinstance(cause, psycopg.errors.DiskFull) and request.method not in _READING:
         return reply(DiskFull("the disk of the database is full"))
     return reply(Unavailable())
+
+
+def _lost(cause: BaseException) -> bool:
+    """There was no answer, or the end of the connection; not an answer that says no to this one."""
+    state = cause.sqlstate if isinstance(cause, psycopg.Error) else "an answer"
+    return state is None or state.startswith(("08", "57P"))
 
 
 def _internal(request: AnyRequest, error: Exception) -> Response[bytes]:
@@ -133,4 +144,6 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     psycopg.InternalError: _internal,
     Exception: _unexpected,
 }
-"""For `Litestar(exception_handlers=…)`; the application's state must hold `settings`."""
+"""For `Litestar(exception_handlers=…)`; the application's state must hold `settings`, and may hold an Outage as
+`postgresql`, which whoever connects for the requests ends.
+"""

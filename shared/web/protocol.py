@@ -4,7 +4,9 @@ It also offers to hand the socket over. What that relies on in uvicorn is pinned
 """
 
 import asyncio
+import re
 import socket
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +16,7 @@ from uvicorn.protocols.utils import is_ssl
 
 from shared.errors import AddressTooLong, HeadersTooLarge, HeadwayError, Malformed, problem
 from shared.events import encode
-from shared.web.handover import EXTENSION, Handover
+from shared.web.handover import EXTENSION, LAST, Handover
 
 LONGEST_ADDRESS = 16 * 1024
 """Bytes of a path with its query; the longest of ours, with ticket and event id, have a quarter of that."""
@@ -28,6 +30,9 @@ BODY_SECONDS = 60.0
 """Without a byte of a body that was announced, while we wait for one."""
 _LINGER = 2.0
 """Seconds to read what a refused client still sends: a connection that is closed before may take the refusal along."""
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-fvV:.]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
+"""What may stand in `Host` (RFC 9112, 3.2, and RFC 3986, 3.2.2): a name or an address, and a port; nothing, too."""
 
 
 Address = tuple[str, int] | None
@@ -44,11 +49,13 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._stage = "idle"
         self._headers = self._bytes = 0
+        self._hosts: list[bytes] = []
         self._unparsed = 0
         """Bytes since the parser last found something."""
         self._found = False
         self._refusal: HeadwayError | None = None
         self._refused = False
+        self._deaf = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,7 +72,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refused or self._deaf:
             return
         self._found = False
         super().data_received(data)
@@ -86,6 +93,7 @@ class Protocol(HttpToolsProtocol):
         self._found = True
         self._stage = "head"
         self._headers = self._bytes = 0
+        self._hosts = []
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -102,16 +110,24 @@ class Protocol(HttpToolsProtocol):
             self._stop(
                 HeadersTooLarge(f"there are more than {MOST_HEADERS} headers or {LONGEST_HEADERS} bytes of them")
             )
+        if name.lower() == b"host":
+            self._hosts.append(value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._found = True
+        self._check_host()
         self._stage = "body"
         self._clear()
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and self.scheme == "http":
-            self.scope["extensions"] = {EXTENSION: Handover(self, self.cycle)}  # type: ignore[dict-item]
+        if self.cycle is not before:
+            extension = (
+                {EXTENSION: Handover(self, self.cycle)}
+                if self.scheme == "http"
+                else {LAST: partial(self.listen_no_more, self.cycle)}
+            )
+            self.scope["extensions"] = extension  # type: ignore[typeddict-item]
 
     def on_body(self, body: bytes) -> None:
         self._found = True
@@ -151,6 +167,27 @@ class Protocol(HttpToolsProtocol):
         # a pipelined request or a long body stopped the reading, and then the end of the connection is never seen
         flow.resume_reading()
         return transport
+
+    def _check_host(self) -> None:
+        """Servers and proxies that took different ones for it would see different requests (RFC 9112, 3.2)."""
+        if not self._hosts and self.parser.get_http_version() == "1.0":
+            return
+        if len(self._hosts) != 1 or not _HOST.fullmatch(self._hosts[0]):
+            self._stop(Malformed("a request has one header Host, with a name or an address"))
+
+    def listen_no_more(self, cycle: RequestResponseCycle) -> None:
+        """The answer of `cycle` is the connection's last. What was asked behind it stopped the reading, and uvicorn
+        tells only the newest request that the client has gone.
+        """
+        if self.transport.is_closing():
+            cycle.disconnected = True
+            cycle.message_event.set()
+            return
+        self._deaf = True
+        self._clear()
+        self.pipeline.clear()
+        self.cycle = cycle
+        self.flow.resume_reading()
 
     def _stop(self, error: HeadwayError) -> None:
         self._refusal = error

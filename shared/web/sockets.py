@@ -104,8 +104,9 @@ class Socket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # what a slow client does not take is not to be kept here: one message at most
-        self.transport.set_write_buffer_limits(high=0)
+        # what a slow client does not take is not to be kept here: one message at most. Not 0, at which TLS in uvloop
+        # stops the writing also when nothing waits
+        self.transport.set_write_buffer_limits(high=1, low=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from shared.errors import (
     Forbidden,
@@ -95,6 +96,12 @@ _CONVERSATION = Reply(
 
 _ALWAYS_THERE = tuple(error for error in _ERRORS if error is not NotFound)
 
+
+def _with_probe(operation: Operation, name: str, summary: str) -> tuple[Operation, Operation]:
+    """It, and the HEAD request that is told its headers at once."""
+    return operation, replace(operation, method="HEAD", name=name, summary=summary)
+
+
 OPERATIONS = (
     Operation(
         "GET",
@@ -108,74 +115,51 @@ OPERATIONS = (
         replies=(_CONVERSATION,),
         errors=_ALWAYS_THERE,
     ),
-    Operation(
-        "GET",
-        "/api/stream",
-        "watchBatches",
-        "Watch all your batches",
-        tag="Watching",
-        scope="read",
-        replies=(_FEED,),
-        errors=_ALWAYS_THERE,
-    ),
-    Operation(
-        "HEAD",
-        "/api/stream",
+    *_with_probe(
+        Operation(
+            "GET",
+            "/api/stream",
+            "watchBatches",
+            "Watch all your batches",
+            tag="Watching",
+            scope="read",
+            replies=(_FEED,),
+            errors=_ALWAYS_THERE,
+        ),
         "probeBatches",
         "Whether your batches can be watched",
-        tag="Watching",
-        scope="read",
-        replies=(_FEED,),
-        errors=_ALWAYS_THERE,
     ),
-    Operation(
-        "GET",
-        "/api/batches/{id}/changes",
-        "readChanges",
-        "What has changed since an event id, waited for",
-        tag="Watching",
-        scope="read",
-        by_ticket=True,
-        query=ChangesQuery,
-        replies=(_CHANGES,),
-        errors=_ERRORS,
-    ),
-    Operation(
-        "HEAD",
-        "/api/batches/{id}/changes",
+    *_with_probe(
+        Operation(
+            "GET",
+            "/api/batches/{id}/changes",
+            "readChanges",
+            "What has changed since an event id, waited for",
+            tag="Watching",
+            scope="read",
+            by_ticket=True,
+            query=ChangesQuery,
+            replies=(_CHANGES,),
+            errors=_ERRORS,
+        ),
         "probeChanges",
         "What has changed: the headers, at once",
-        tag="Watching",
-        scope="read",
-        by_ticket=True,
-        query=ChangesQuery,
-        replies=(_CHANGES,),
-        errors=_ERRORS,
     ),
-    Operation(
-        "GET",
-        "/api/batches/{id}/stream",
-        "watchBatch",
-        "Watch a batch",
-        tag="Watching",
-        scope="read",
-        by_ticket=True,
-        query=StreamQuery,
-        headers=(_LAST_EVENT_ID,),
-        replies=(_EVENTS, _NO_MORE),
-        errors=_ERRORS,
-    ),
-    Operation(
-        "HEAD",
-        "/api/batches/{id}/stream",
+    *_with_probe(
+        Operation(
+            "GET",
+            "/api/batches/{id}/stream",
+            "watchBatch",
+            "Watch a batch",
+            tag="Watching",
+            scope="read",
+            by_ticket=True,
+            query=StreamQuery,
+            headers=(_LAST_EVENT_ID,),
+            replies=(_EVENTS, _NO_MORE),
+            errors=_ERRORS,
+        ),
         "probeStream",
         "Whether a batch can be watched",
-        tag="Watching",
-        scope="read",
-        by_ticket=True,
-        query=StreamQuery,
-        headers=(_LAST_EVENT_ID,),
-        replies=(_EVENTS, _NO_MORE),
-        errors=_ERRORS,
     ),
 )

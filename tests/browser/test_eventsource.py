@@ -6,12 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
 from msgspec.structs import replace
 from selenium import webdriver
 
 from services.stream.app import create_app
-from shared.auth import issue_ticket, issue_token, verify_token
+from shared.auth import issue_token
 from shared.settings import Settings
 from tests.browser.page import Page
 from tests.browser.site import site
@@ -42,19 +41,6 @@ def open_tab(chromium: webdriver.Chrome) -> Iterator[Open]:
             return tab
 
         yield open_tab
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, jobs=3)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def path(settings: Settings, writer: Writer) -> str:
-    ticket, _ = issue_ticket(settings, verify_token(settings, issue_token(settings, OWNER)), writer.batch_id)
-    return f"/api/batches/{writer.batch_id}/stream?ticket={ticket}"
 
 
 def reached(version: int) -> Callable[[list[dict[str, Any]]], bool]:

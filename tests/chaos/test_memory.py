@@ -182,3 +182,5 @@ def test_a_leak_is_seen() -> None:
     assert_flat([idle + 50 * MB, idle + 20 * MB, idle + 22 * MB], idle)
     with pytest.raises(AssertionError, match=r"MB: \['60.0', '70.0', '80.0', '90.0'\]"):
         assert_flat([idle + 10 * MB, idle + 20 * MB, idle + 30 * MB], idle)
+    with pytest.raises(AssertionError, match=r"MB: \['60.0', '70.0', '80.0', '85.0'\]"):  # 1.06 of the whole
+        assert_flat([idle + 10 * MB, idle + 20 * MB, idle + 25 * MB], idle)

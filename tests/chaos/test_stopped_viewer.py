@@ -28,8 +28,8 @@ STOPPED = 20.0
 UPDATES = 5_000
 LINE = "x" * 500
 """One for each update: together more than the kernel would keep for anybody."""
-SOON = 5.0
-"""Seconds within which the others hear of an update; usually a tenth of one."""
+SOON = 10.0
+"""Seconds within which the others hear of an update; usually a tenth of one. It is half of what they would wait."""
 
 
 def test_who_was_stopped_hears_of_all_at_once_and_nobody_waits_for_it(settings: Settings, engine: sa.Engine) -> None:

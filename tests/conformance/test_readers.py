@@ -1,14 +1,12 @@
 """Readers that others wrote, at the real service: through proxies that chop, and all that befalls a connection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
-import pytest
-import sqlalchemy as sa
 from msgspec.structs import replace
 
 from services.stream.app import create_app
-from shared.auth import issue_ticket, issue_token, verify_token
+from shared.auth import issue_token
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.support.batches import OWNER
@@ -21,19 +19,6 @@ from tests.support.web import served
 from tests.support.writer import Writer
 
 Read = Callable[[str, str], Reader]
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, jobs=3)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def path(settings: Settings, writer: Writer) -> str:
-    ticket, _ = issue_ticket(settings, verify_token(settings, issue_token(settings, OWNER)), writer.batch_id)
-    return f"/api/batches/{writer.batch_id}/stream?ticket={ticket}"
 
 
 def test_all_are_told_the_same_at_the_same_time(settings: Settings, writer: Writer, path: str, read: Read) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 from msgspec.structs import replace
 
+from services.api.app import create_app as create_api
 from services.stream.app import create_app
 from services.worker.process import WorkerProcess, quiet_dramatiq
 from shared.auth import issue_token
@@ -23,12 +24,12 @@ from shared.kinds import KINDS
 from shared.kinds.kind import Kind
 from shared.settings import Settings
 from shared.updates import Job, Log, Progress, Step, Updates
-from tests.support.batches import OWNER, make_batch, wait_finished
-from tests.support.odd import ODD_TEXTS, UNSTORABLE
+from tests.support.batches import OWNER, make_batch, wait_finished, wait_for
+from tests.support.odd import ODD_NAMES, ODD_TEXTS, UNSTORABLE
 from tests.support.readers import told
 from tests.support.sse import Event, Stream
-from tests.support.streams import stream_process
-from tests.support.web import served
+from tests.support.streams import stream_process, stream_thread
+from tests.support.web import client, rehearsal, served, submit
 from tests.support.writer import Writer
 
 Replayed = Callable[[bytes], list[Event]]
@@ -67,13 +68,6 @@ class Tape:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as pool:
         yield pool
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, jobs=3)
-    yield writer
-    writer.close()
 
 
 @pytest.fixture
@@ -161,6 +155,30 @@ def test_odd_texts_come_through_whatever_cuts_them(
     assert {event.name for event in lived} == {"log", "progress", "complete"}
 
 
+def test_odd_names_of_jobs_come_through(
+    settings: Settings, token: str, replayed: Replayed, pool: ThreadPoolExecutor
+) -> None:
+    """As a client gave them to the api: while the jobs wait, when they end, and afterwards."""
+    with (
+        served(create_api(settings)) as api_address,
+        client(api_address, settings) as api,
+        stream_thread(settings) as (address, app),
+    ):
+        batch = submit(api, rehearsal() | {"jobs": [{"name": name, "params": {}} for name in ODD_NAMES]})
+        tape = Tape(address, batch["batchId"], token, pool)
+        live = tape.begin()
+        wait_for(lambda: app.state.hub.present == 1, "the recording to begin")
+        assert api.post(f"/api/batches/{batch['batchId']}/cancel").status_code == 202
+        bodies = [live.result(30), tape.whole()]
+
+    lived, after = map(replayed, bodies)
+    for events in (lived, after):
+        record = told(events)
+        assert record.batch["status"] == "CANCELLED"
+        assert {job["position"]: job["name"] for job in record.jobs.values()} == dict(enumerate(ODD_NAMES))
+    assert [len(event.data["jobs"]) for event in lived] == [len(ODD_NAMES)] * 2, "all again, as all have changed"
+
+
 def test_the_longest_fields_come_through(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, replayed: Replayed, pool: ThreadPoolExecutor
 ) -> None:
@@ -189,7 +207,7 @@ def test_the_longest_fields_come_through(
 
 
 def test_pings_and_a_lifetime(recorder: Callable[..., Any], replayed: Replayed) -> None:
-    with recorder(heartbeat=0.1, lifetime=1) as tape:
+    with recorder(heartbeat=0.1, lifetime=2) as tape:
         events = replayed(tape.whole())
     assert [event.name for event in events[:3]] == ["progress", "ping", "ping"]
     assert events[-1] == Event("timeout", {"reason": "lifetime"})
@@ -197,7 +215,7 @@ def test_pings_and_a_lifetime(recorder: Callable[..., Any], replayed: Replayed) 
 
 def test_the_end_of_a_token(recorder: Callable[..., Any], settings: Settings, replayed: Replayed) -> None:
     with recorder() as tape:
-        tape.token = issue_token(settings, OWNER, ttl=1.5)
+        tape.token = issue_token(settings, OWNER, ttl=4)
         assert replayed(tape.whole())[-1] == Event("timeout", {"reason": "token_expired"})
 
 
@@ -262,7 +280,7 @@ def test_a_server_that_leaves(
     settings: Settings, writer: Writer, replayed: Replayed, pool: ThreadPoolExecutor, when: Literal["before", "after"]
 ) -> None:
     """To those who came before it was told to leave, and to those who come after."""
-    with stream_process(replace(settings, drain_grace=5)) as (address, process):
+    with stream_process(replace(settings, drain_grace=10)) as (address, process):
         tape = Tape(address, writer.batch_id, issue_token(settings, OWNER), pool)
         with Stream(address, writer.batch_id, tape.token) as other:
             other.delta()

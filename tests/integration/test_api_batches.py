@@ -35,12 +35,6 @@ def address(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
-@pytest.fixture
 def bert(address: str, settings: Settings) -> Iterator[httpx.Client]:
     with client(address, settings, "bert") as bert:
         yield bert

@@ -26,12 +26,6 @@ def address(settings: Settings) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
 def nested(levels: int) -> Any:
     value: Any = []
     for _ in range(levels):
@@ -86,6 +80,14 @@ def test_every_wrong_field_is_named(anna: httpx.Client) -> None:
         found = wrong_paths(anna.post("/api/batches", content=json.dumps(body), headers=JSON))
         assert (str(body)[:200], found) == (str(body)[:200], paths)
     assert decoded(anna.get("/api/batches"))["items"] == []
+
+
+def test_the_one_character_that_cannot_be_stored_is_named(anna: httpx.Client) -> None:
+    body = GOOD | {"title": "a\0b", "jobs": [JOB, JOB | {"name": "\0"}, JOB | {"name": "c\r\n\u2028"}]}
+    said = assert_problem(anna.post("/api/batches", json=body), 422, "invalid")
+    told = "must not contain the character NUL"
+    wrong = [{"path": "title", "message": told}, {"path": "jobs[1].name", "message": told}]
+    assert sorted(said["errors"], key=lambda error: error["path"]) == sorted(wrong, key=lambda error: error["path"])
 
 
 def body_with(value: str) -> bytes:

@@ -41,19 +41,6 @@ def address(app: Litestar) -> Iterator[str]:
 
 
 @pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, jobs=3)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
 def read(anna: httpx.Client, writer: Writer) -> Callable[..., JSON]:
     def read(**query: Any) -> JSON:
         reply = anna.get(f"/api/batches/{writer.batch_id}/logs", params=query)

@@ -1,5 +1,7 @@
 """The api while its servers are away: what it says, how soon, and that it comes back by itself."""
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,8 +18,11 @@ from msgspec import structs
 
 from infra.embedded.postgres import Postgres
 from infra.migrations.migrate import migrate
+from services.api import resources
 from services.api.app import create_app
+from shared import database
 from shared.settings import Settings
+from tests.support.batches import wait_for
 from tests.support.ports import own_port
 from tests.support.web import assert_problem, client, decoded, rehearsal, served, submit
 
@@ -122,6 +127,92 @@ def test_a_restarted_postgresql_is_taken_up_again(settings: Settings, tmp_path: 
             assert anna.get("/health/ready").status_code == 200
     finally:
         server.stop()
+
+
+def test_a_postgresql_that_stands_still_is_not_waited_for_for_ever(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "PATIENCE", 1.0)  # or the test would take a quarter of a minute
+    monkeypatch.setitem(database._ARGUMENTS, "connect_timeout", 2)
+    server = Postgres(tmp_path / "postgres", own_port(), durable=False)
+    server.start()
+    try:
+        migrate(server.url)
+        with api(structs.replace(settings, database_url=server.url)) as anna:
+            batch_id = submit(anna, rehearsal(20))["batchId"]
+            requests = [
+                ("GET", "/api/batches", None),  # on a connection of the pool, and then on none
+                ("GET", f"/api/batches/{batch_id}/logs", None),
+                ("POST", f"/api/batches/{batch_id}/cancel", {}),
+                ("POST", "/api/batches", rehearsal(10)),
+                ("DELETE", f"/api/batches/{batch_id}", None),
+            ]
+            with stopped(server), ThreadPoolExecutor(len(requests)) as pool:
+                began = time.monotonic()
+                replies = list(pool.map(lambda request: anna.request(*request[:2], json=request[2]), requests))
+                for reply in replies:
+                    assert_unavailable(reply)
+                assert_unavailable(anna.get("/api/batches"))
+                assert time.monotonic() - began < 15
+                assert anna.get("/health/ready").status_code == 503
+            wait_for(lambda: anna.get("/health/ready").status_code == 200, "PostgreSQL to be found again")
+            assert decoded(anna.get(f"/api/batches/{batch_id}"))["status"] == "QUEUED", "nothing was done in secret"
+            assert anna.post(f"/api/batches/{batch_id}/cancel").status_code == 202
+    finally:
+        server.stop()
+
+
+@contextmanager
+def stopped(server: Postgres) -> Iterator[None]:
+    """All its processes: connections are taken by the kernel, and nothing is answered."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+    pids = [server.pid, *(int(pid) for pid in children.read_text().split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_statement_in_the_middle_of_which_postgresql_stops_is_given_up(settings: Settings, engine: sa.Engine) -> None:
+    impatient = database.make_engine(settings.database_url, pool_size=1, application="test", patience=0.5)
+    try:
+        with engine.connect() as holder, impatient.connect() as connection:
+            holder.execute(sa.text("LOCK TABLE lanes IN ACCESS EXCLUSIVE MODE"))
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            began = time.monotonic()
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                connection.execute(sa.text("SELECT count(*) FROM lanes"))
+            assert isinstance(caught.value.orig, database.NoAnswer)
+            assert 0.5 <= time.monotonic() - began < 5
+            assert caught.value.connection_invalidated
+            assert driver.closed
+        with impatient.connect() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+        with engine.connect() as holder:
+            holder.execute(sa.text("LOCK TABLE lanes IN ACCESS EXCLUSIVE MODE"))
+            with pytest.raises((psycopg.OperationalError, sa.exc.OperationalError)):
+                copy_nothing(impatient)
+        with impatient.connect() as connection:
+            began = time.monotonic()
+            with database.longer(connection, 60):
+                connection.execute(sa.text("SELECT pg_sleep(1)"))
+            with pytest.raises(sa.exc.OperationalError):
+                connection.execute(sa.text("SELECT pg_sleep(60)"))
+            assert 1.4 < time.monotonic() - began < 10
+    finally:
+        impatient.dispose()
+
+
+def copy_nothing(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with driver.cursor() as cursor, cursor.copy("COPY lanes FROM STDIN"):
+            pass
 
 
 def test_a_connection_lost_in_the_middle_is_unavailable_and_stores_nothing(

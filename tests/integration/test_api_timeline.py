@@ -1,6 +1,6 @@
 """`GET …/timeline`: what happened to a batch and its jobs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -24,16 +24,8 @@ def address(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, jobs=2)
-    yield writer
-    writer.close()
+def writer(make_writer: Callable[..., Writer]) -> Writer:
+    return make_writer(2)
 
 
 def timeline(api: httpx.Client, writer: Writer, **query: Any) -> dict[str, Any]:

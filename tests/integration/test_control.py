@@ -33,12 +33,6 @@ def address(settings: Settings) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
 def do(api: httpx.Client, path: str) -> dict[str, Any]:
     reply = api.post(path)
     assert reply.status_code == 202, reply.text

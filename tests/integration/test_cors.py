@@ -80,7 +80,23 @@ def test_a_listed_page_is_told_all_that_it_may_do(address: str, path: str) -> No
         assert int(reply.headers["access-control-max-age"]) > 0
     for origin in OTHERS:
         reply = httpx.options(f"{address}{path}", headers=asked | {"Origin": origin}, trust_env=False)
+        assert (reply.status_code, reply.content) == (204, b""), "a preflight has no token to be asked for"
         assert_nothing_granted(reply.headers)
+        assert "origin" in named(reply.headers["vary"])
+
+
+@pytest.mark.parametrize("path", ["/api/batches", "/api/stream", "/api/nonsense"])
+def test_options_of_a_program_are_no_preflight(address: str, path: str, token: str) -> None:
+    no_page = {"Access-Control-Request-Method": "GET"}
+    no_preflight = {"Origin": OTHERS[0]}
+    for headers in ({}, no_page, no_preflight):
+        stranger = httpx.options(f"{address}{path}", headers=headers, trust_env=False)
+        assert stranger.status_code == (204 if path == "/api/stream" else 401)
+        reply = httpx.options(
+            f"{address}{path}", headers=headers | {"Authorization": f"Bearer {token}"}, trust_env=False
+        )
+        assert reply.status_code == (404 if path == "/api/nonsense" else 204)
+        assert ("GET" in reply.headers.get("allow", "")) == (path != "/api/nonsense")
 
 
 def test_every_reply_to_a_listed_page_can_be_read(address: str, settings: Settings, token: str) -> None:
@@ -161,9 +177,15 @@ def test_refusals_can_be_read(listing: Settings, writer: Writer, token: str) -> 
 def test_without_a_list_nobody_is_granted_anything(settings: Settings, token: str) -> None:
     with served(Web(create_api(settings), create_stream(settings))) as address:
         for origin in (*LISTED, *OTHERS, address):
-            for method in ("GET", "OPTIONS"):
-                headers = {"Origin": origin, "Access-Control-Request-Method": "GET", "Authorization": f"Bearer {token}"}
-                reply = httpx.request(method, f"{address}/api/kinds", headers=headers, trust_env=False)
+            asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+            for path in ("/api/kinds", "/api/stream"):
+                reply = httpx.get(
+                    f"{address}{path}", headers=asked | {"Authorization": f"Bearer {token}x"}, trust_env=False
+                )
+                assert reply.status_code == 401
+                assert_nothing_granted(reply.headers)
+                reply = httpx.options(f"{address}{path}", headers=asked, trust_env=False)
+                assert (reply.status_code, reply.content) == (204, b"")
                 assert_nothing_granted(reply.headers)
 
 

@@ -141,14 +141,55 @@ def test_a_header_that_comes_in_pieces_counts_as_a_whole(connection: Connection)
 
 
 def test_headers_within_the_limits_pass(connection: Connection) -> None:
-    many = [b"a%d: b" % number for number in range(MOST_HEADERS)]
+    many = [b"host: x", *(b"a%d: b" % number for number in range(MOST_HEADERS - 1))]
     connection.send(b"GET / HTTP/1.1\r\n" + b"\r\n".join(many) + b"\r\n\r\n")
     assert connection.reply()[0] == 200
     # and what one request has used up is not missing to the next
-    connection.send(b"GET / HTTP/1.1\r\na: " + b"b" * (LONGEST_HEADERS - 10) + b"\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * (LONGEST_HEADERS - 20) + b"\r\n\r\n")
     assert connection.reply()[0] == 200
-    connection.send(b"GET / HTTP/1.1\r\na: " + b"b" * (LONGEST_HEADERS - 10) + b"\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * (LONGEST_HEADERS - 20) + b"\r\n\r\n")
     assert connection.reply()[0] == 200
+
+
+HOSTS = [
+    ([], 400),
+    (["Host: x", "Host: x"], 400),
+    (["Host: x", "host: y"], 400),
+    (["Host: a b"], 400),
+    (["Host: x, y"], 400),
+    (["Host: x/y"], 400),
+    (["Host: user@x"], 400),
+    (["Host: b\xfccher"], 400),
+    (["Host:"], 200),
+    (["Host: x"], 200),
+    (["hOST: a-b_c.example.org:8443"], 200),
+    (["Host: 192.0.2.1:80"], 200),
+    (["Host: [2001:db8::1]:80"], 200),
+]
+
+
+@pytest.mark.parametrize(("hosts", "status"), HOSTS)
+def test_a_request_names_one_host(
+    address: tuple[str, int], connection: Connection, echo: Echo, hosts: list[str], status: int
+) -> None:
+    lines = ["GET / HTTP/1.1", *hosts, "A: b", "", ""]
+    connection.send("\r\n".join(lines).encode("latin-1"))
+    if status == 200:
+        assert connection.reply()[0] == 200
+    else:
+        assert_refused(connection, 400, "malformed")
+        assert echo.asked == []
+    with closing(Connection(address)) as old:
+        old.send("\r\n".join(["GET / HTTP/1.0", *hosts, "", ""]).encode("latin-1"))
+        assert old.reply()[0] == (status if hosts else 200), "HTTP/1.0 did not know it, but had no room for two either"
+
+
+def test_each_request_of_a_connection_names_its_host(connection: Connection, echo: Echo) -> None:
+    connection.send(b"GET /one HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert connection.reply()[0] == 200
+    connection.send(b"POST /two HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
+    assert_refused(connection, 400, "malformed")
+    assert echo.asked == ["/one"]
 
 
 NONSENSE = [b"hello\r\n\r\n", b"GET / HTTP/1.1\r\n b\r\n\r\n", b"\x16\x03\x01\x02", b"GET x HTTP/1.1\r\n\r\n"]
@@ -162,7 +203,7 @@ def test_what_is_no_http_is_a_problem_too(address: tuple[str, int]) -> None:
 
 
 def test_trailers_and_chunk_extensions_are_bounded_too(address: tuple[str, int], echo: Echo) -> None:
-    begin = b"POST /late HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    begin = b"POST /late HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
     for rest in (b"0\r\na: " + b"b" * 10**6, b"0\r\n" + b"a: b\r\n" * 10**5, b"3;" + b"x" * 10**6):
         with closing(Connection(address)) as connection:
             connection.send(begin + rest)
@@ -174,14 +215,16 @@ def test_trailers_and_chunk_extensions_are_bounded_too(address: tuple[str, int],
 
 def test_a_large_body_is_none_of_its_business(connection: Connection) -> None:
     body = b"x" * 5_000_000
-    connection.send(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    connection.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     assert connection.reply()[2] == b"5000000"
-    connection.send(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4c4b40\r\n" + body + b"\r\n0\r\n\r\n")
+    connection.send(
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4c4b40\r\n" + body + b"\r\n0\r\n\r\n"
+    )
     assert connection.reply()[2] == b"5000000"
 
 
 def test_a_refusal_does_not_end_up_in_an_earlier_reply(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc" + padded(LONGEST_ADDRESS * 2))
+    connection.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc" + padded(LONGEST_ADDRESS * 2))
     try:
         received = connection._file.read()
     except ConnectionResetError:
@@ -217,7 +260,7 @@ def test_a_head_after_another_request_has_its_own_time(
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
     with closing(Connection(address)) as connection:
         for _ in range(4):
-            connection.send(b"GET / HTTP/1.1\r\n")
+            connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n")
             time.sleep(0.4)
             connection.send(b"\r\n")
             assert connection.reply()[0] == 200
@@ -230,7 +273,7 @@ def test_a_body_that_never_comes_is_cut_off(
 ) -> None:
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
     with closing(Connection(address)) as connection:
-        connection.send(b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\n")
+        connection.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
         for _ in range(4):
             time.sleep(0.25)
             connection.send(b"x")  # slow is not silent
@@ -246,7 +289,7 @@ def test_a_body_after_its_answer_does_not_go_on_for_ever(
 ) -> None:
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
     with closing(Connection(address)) as connection:
-        connection.send(b"POST /early HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n")
+        connection.send(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
         assert connection.reply()[0] == 200
         begun = time.monotonic()
         assert _cut(connection, begun + 8)

@@ -31,12 +31,6 @@ def address(settings: Settings) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def anna(address: str, settings: Settings) -> Iterator[httpx.Client]:
-    with client(address, settings) as anna:
-        yield anna
-
-
 def create(api: httpx.Client, key: str, body: dict[str, Any] | None = None) -> httpx.Response:
     return api.post("/api/batches", json=body or rehearsal(3), headers={"Idempotency-Key": key})
 

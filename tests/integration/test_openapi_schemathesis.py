@@ -42,7 +42,7 @@ max-examples = 20
 [checks]
 enabled = true
 
-# a request that is no handshake gets nothing from it: tests/integration/test_stream_socket.py asks
+# a request that is no handshake gets nothing from it: tests/integration/test_socket_conformance.py asks
 [[operations]]
 include-path = "/api/ws"
 enabled = false

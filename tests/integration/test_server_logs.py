@@ -11,11 +11,14 @@ import structlog
 
 from infra.embedded.postgres import Postgres
 from services.api.app import create_app
+from services.stream.app import create_app as create_stream
 from shared.auth import issue_token
 from shared.database import make_engine
 from shared.settings import Settings
 from shared.web.access import AccessLog
+from tests.support.batches import wait_for
 from tests.support.web import served
+from tests.support.websockets import RawSocket, close_frame
 
 WORD = "hunter2hunter2"
 
@@ -92,4 +95,30 @@ def test_a_request_is_one_event_without_its_address(settings: Settings) -> None:
     ]
     assert all(event.keys() == {"event", "log_level", "method", "route", "status", "ms"} for event in requests)
     assert WORD not in str(events)
+    assert token not in str(events)
+
+
+def test_a_websocket_is_one_event_at_its_end_with_the_code_that_closed_it(settings: Settings) -> None:
+    token = issue_token(settings, "anna")
+    with structlog.testing.capture_logs() as events, served(AccessLog(create_stream(settings))) as address:
+
+        def told() -> list[tuple[int, int | None]]:
+            return [(event["status"], event.get("code")) for event in events if event["event"] == "request"]
+
+        with RawSocket(address, token) as polite:
+            polite.say(type="unsubscribe", topic="batches")
+            assert told() == [], "it is told of at its end"
+            polite.send(close_frame(4321))
+            polite.end(answer=False)
+        wait_for(lambda: told() == [(101, 4321)], "the polite one's end")
+        with RawSocket(address, token):
+            pass
+        wait_for(lambda: len(told()) == 2, "the impolite one's end")
+        assert told()[1] in {(101, 1005), (101, 1006)}
+        with RawSocket(address, "x") as refused:
+            assert refused.status == 401
+        wait_for(lambda: told()[2:] == [(401, None)], "the refused one's end")
+    requests = [event for event in events if event["event"] == "request"]
+    assert {event["route"] for event in requests} == {"/api/ws"}
+    assert all(event["ms"] > 0 for event in requests)
     assert token not in str(events)

@@ -237,7 +237,7 @@ def test_a_handshake_is_answered_as_rfc_6455_has_it_and_offers_nothing(server: t
         ({}, "GET /api/ws HTTP/1.0", 400),
         ({}, "GET /api/nothing HTTP/1.1", 404),
         ({}, "GET /api/ws\xe9 HTTP/1.1", 400),
-        ({"Host": None}, None, 101),  # HTTP/1.1 wants one, and uvicorn does not
+        ({"Host": None}, None, 400),
         ({"Connection": "keep-alive, Upgrade"}, None, 101),
         ({"Connection": "upgrade", "Upgrade": "WebSocket"}, None, 101),
         ({}, "GET /api/ws/ HTTP/1.1", 101),

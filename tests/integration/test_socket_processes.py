@@ -1,5 +1,6 @@
 """WebSockets of the service as the process that it is: what it writes into its log, how it leaves, what it can bear."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import pytest
 import redis
-import sqlalchemy as sa
 from msgspec import Raw, structs
 from msgspec.structs import replace
 
@@ -25,13 +24,6 @@ from tests.support.processes import environment
 from tests.support.streams import health, status, stream_process
 from tests.support.websockets import TEXT, RawSocket, Reader, frame
 from tests.support.writer import Writer
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, 3)
-    yield writer
-    writer.close()
 
 
 @contextmanager
@@ -86,7 +78,10 @@ def test_a_process_that_leaves_says_goodbye_and_neither_tokens_nor_tickets_are_i
     assert not [line for line in lines if token in line or ticket in line]
     assert not [line for line in lines if "error " in line or "Traceback" in line]
     requests = [line for line in lines if "route=/api/ws" in line or "route=unknown" in line]
-    assert len([line for line in requests if "status=101" in line]) == 4
+    conversations = [line for line in requests if "status=101" in line]
+    assert sorted(re.search(r"code=(\d+)", line)[1] for line in conversations) == ["1007", "1012", "1012", "4401"]
+    assert all(re.search(r"ms=\d", line) for line in conversations)
+    assert not [line for line in requests if "code=" in line and line not in conversations]
     assert len([line for line in requests if "status=401" in line]) == 1
     assert len([line for line in requests if "status=404" in line]) == 1
 

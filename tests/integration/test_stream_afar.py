@@ -2,12 +2,10 @@
 
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-import sqlalchemy as sa
 from msgspec.structs import replace
 
 from shared.auth import issue_token
@@ -21,13 +19,6 @@ from tests.support.writer import Writer
 
 UNMOVED = 10
 """Seconds after which a connection on which nothing arrives is given up, with heartbeats that are close together."""
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings)
-    yield writer
-    writer.close()
 
 
 class Reader:
@@ -84,7 +75,7 @@ def test_who_vanishes_is_given_up_after_a_while_and_who_is_only_quiet_is_not(
         service.pull()
         writer.start(0)
         version = writer.progress(0, 5, lines=10, text="x" * 4000)
-        time.sleep(3)  # long enough for packets to be sent again
+        time.sleep(1.5)  # long enough for packets to be sent again, thrice
         service.plug()
         for reader in readers:
             reader.reach(version)

@@ -19,8 +19,9 @@ from shared.event_ids import EventId, Filters, batch_check, parse_event_id
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.support.batches import OWNER, make_batch
-from tests.support.plain_stream import create_plain
 from tests.support.sse import Record, Stream
+from tests.support.tls import client_context
+from tests.support.ways import WAYS
 from tests.support.web import assert_problem, served, wrong_paths
 from tests.support.writer import Writer
 
@@ -39,9 +40,9 @@ def token(settings: Settings) -> str:
     return issue_token(settings, OWNER)
 
 
-@pytest.fixture(params=[create_app, create_plain], ids=["handed over", "plain"])
+@pytest.fixture(params=WAYS, ids=str)
 def address(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
-    with served(request.param(settings)) as address:
+    with request.param.served(settings) as (address, _):
         yield address
 
 
@@ -167,7 +168,8 @@ def test_wrong_parameters_are_all_named(address: str, writer: Writer, token: str
 
 def get(address: str, batch_id: UUID | str, token: str | None, accept: str = "*/*", **query: Any) -> httpx.Response:
     headers = {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
-    return httpx.get(f"{address}/api/batches/{batch_id}/stream", params=query, headers=headers, trust_env=False)
+    url = f"{address}/api/batches/{batch_id}/stream"
+    return httpx.get(url, params=query, headers=headers, trust_env=False, verify=client_context())
 
 
 def test_strangers_are_refused(address: str, writer: Writer, settings: Settings, engine: sa.Engine) -> None:

@@ -3,16 +3,12 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import pytest
-import sqlalchemy as sa
 from msgspec.structs import replace
 
 from services.stream.limits import room_for
-from shared.auth import issue_token
 from shared.settings import Settings
-from tests.support.batches import OWNER
 from tests.support.crowd import Crowd
 from tests.support.metrics import Numbers
 from tests.support.streams import stream_process
@@ -22,18 +18,14 @@ VIEWERS = 1000
 GRACE = 12.0
 
 
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings)
-    yield writer
-    writer.close()
-
-
-async def test_a_thousand_viewers_move_to_another_replica(settings: Settings, writer: Writer) -> None:
+async def test_a_thousand_viewers_move_to_another_replica(
+    settings: Settings, make_writer: Callable[..., Writer], token: str
+) -> None:
     assert room_for(VIEWERS) == VIEWERS, "this test needs more open files"
     settings = replace(settings, drain_grace=GRACE)
+    writer = make_writer()
     with stream_process(settings) as (leaving, process), stream_process(settings) as (staying, _):
-        crowd = Crowd(VIEWERS, [leaving, staying], writer.batch_id, issue_token(settings, OWNER))
+        crowd = Crowd(VIEWERS, [leaving, staying], writer.batch_id, token)
         try:
             writer.start(0)
             await crowd.until(lambda member: member.record.version >= 2, "to have begun")

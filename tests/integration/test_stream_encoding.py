@@ -1,6 +1,6 @@
 """PostgreSQL encodes jobs and lines for viewers: to the byte what our own structs would be, whatever is in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from typing import Any
@@ -13,7 +13,6 @@ from shared import models, queries
 from shared.events import encode
 from shared.jobs import JobStatus
 from shared.rows import job_of, line_of
-from shared.settings import Settings
 from tests.support.odd import ODD_TEXTS
 from tests.support.writer import Writer
 
@@ -31,10 +30,8 @@ LARGEST = 2**31 - 1
 
 
 @pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings, 1)
-    yield writer
-    writer.close()
+def writer(make_writer: Callable[..., Writer]) -> Writer:
+    return make_writer()
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])

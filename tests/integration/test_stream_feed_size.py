@@ -1,6 +1,5 @@
 """The owner's feed of somebody with very many batches, or very large ones; and what is kept no longer."""
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -11,10 +10,9 @@ from services.stream.app import create_app
 from services.stream.feed import ACTIVE
 from services.worker.housekeeping import Housekeeping
 from shared import models
-from shared.auth import issue_token
 from shared.channels import Publisher, make_redis
 from shared.settings import Settings
-from tests.support.batches import OWNER, cancel, make_batch
+from tests.support.batches import cancel, make_batch
 from tests.support.feeds import FeedStream
 from tests.support.metrics import Numbers
 from tests.support.plain_stream import create_plain
@@ -28,17 +26,6 @@ _COPIES = sa.text("""
     WHERE o.id = :id
 """)
 """Newer than any that is made today."""
-
-
-@pytest.fixture
-def token(settings: Settings) -> str:
-    return issue_token(settings, OWNER)
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    with closing(Writer(engine, settings)) as writer:
-        yield writer
 
 
 def copy(writer: Writer, copies: int) -> None:

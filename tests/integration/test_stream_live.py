@@ -4,62 +4,32 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import redis
 import sqlalchemy as sa
 from litestar import Litestar
 from msgspec.structs import replace
 
 from infra.embedded.valkey import Valkey
-from services.stream.app import create_app
 from services.stream.frames import CHUNK
 from services.stream.hub import Hub
-from shared.auth import issue_token
 from shared.channels import batch_channel
 from shared.settings import Settings
-from tests.support.batches import OWNER, wait_for
+from tests.support.batches import wait_for
 from tests.support.outages import no_database
-from tests.support.ports import own_port
 from tests.support.sse import Record, Stream
-from tests.support.streams import health, stream_process
-from tests.support.web import served
+from tests.support.streams import health, stream_process, stream_thread
 from tests.support.writer import Writer
-
-
-@pytest.fixture
-def token(settings: Settings) -> str:
-    return issue_token(settings, OWNER)
-
-
-@pytest.fixture
-def make_writer(engine: sa.Engine) -> Iterator[Callable[..., Writer]]:
-    writers: list[Writer] = []
-
-    def make(settings: Settings, jobs: int = 2, **options: Any) -> Writer:
-        writers.append(Writer(engine, settings, jobs, **options))
-        return writers[-1]
-
-    yield make
-    for writer in writers:
-        writer.close()
 
 
 @contextmanager
 def watching(settings: Settings, writer: Writer, token: str, **query: Any) -> Iterator[tuple[str, Litestar, Stream]]:
-    """A stream service, connected to Redis if that is there, and a viewer that has its snapshot."""
-    app = create_app(settings)
-    with served(app) as address:
-        with suppress(redis.ConnectionError):
-            with redis.Redis.from_url(settings.redis_url) as client:
-                client.ping()
-            wait_for(lambda: app.state.hub.source.connected, "the stream service to find Redis")
-        with Stream(address, writer.batch_id, token, **query) as stream:
-            stream.delta()
-            yield address, app, stream
+    """A stream service, and a viewer that has its snapshot."""
+    with stream_thread(settings) as (address, app), Stream(address, writer.batch_id, token, **query) as stream:
+        stream.delta()
+        yield address, app, stream
 
 
 # -- sharing ------------------------------------------------------------------------------------------------------
@@ -68,7 +38,7 @@ def watching(settings: Settings, writer: Writer, token: str, **query: Any) -> It
 def test_viewers_of_a_batch_share_a_topic_and_a_subscription(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     channel = batch_channel(settings.namespace, writer.batch_id)
     with (
         watching(settings, writer, token) as (address, app, one),
@@ -90,14 +60,19 @@ def test_viewers_of_a_batch_share_a_topic_and_a_subscription(
 def test_a_topic_outlives_its_last_viewer_for_a_while(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     channel = batch_channel(settings.namespace, writer.batch_id)
-    with redis.Redis.from_url(settings.redis_url) as client, watching(settings, writer, token) as (_, app, stream):
+    with (
+        redis.Redis.from_url(settings.redis_url) as client,
+        watching(settings, writer, token) as (address, app, stream),
+    ):
         hub: Hub = app.state.hub
-        hub._linger = 0.3
         stream.close()
         wait_for(lambda: not hub.present, "the hub to see the end of the connection")
         assert writer.batch_id in hub._keepers
+        hub._linger = 0.3
+        with Stream(address, writer.batch_id, token) as last:
+            last.delta()
         wait_for(lambda: writer.batch_id not in hub._keepers, "the topic to be closed")
         wait_for(lambda: client.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")
 
@@ -108,8 +83,8 @@ def test_a_topic_outlives_its_last_viewer_for_a_while(
 def test_changes_close_together_leave_together(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
-    with watching(replace(settings, window=1), writer, token) as (_, _, stream):
+    writer = make_writer(2, of=settings)
+    with watching(replace(settings, window=4), writer, token) as (_, _, stream):
         started = time.monotonic()
         writer.start(0)
         stream.delta()
@@ -118,13 +93,13 @@ def test_changes_close_together_leave_together(
             version = writer.progress(0, percent, lines=1)
         log, progress = stream.delta()
 
-    assert first < 0.9, "the first change after a quiet moment goes out at once"
+    assert first < 4, "the first change after a quiet moment goes out at once"
     assert progress.data["version"] == version
     assert len(log.data["lines"]) == 7
 
 
 def test_the_end_of_a_batch_does_not_wait(settings: Settings, make_writer: Callable[..., Writer], token: str) -> None:
-    writer = make_writer(settings, jobs=1)
+    writer = make_writer()
     with watching(replace(settings, window=60), writer, token) as (_, _, stream):
         writer.start(0)
         stream.delta()
@@ -136,7 +111,7 @@ def test_the_end_of_a_batch_does_not_wait(settings: Settings, make_writer: Calla
 def test_a_viewer_that_does_not_read_gets_one_merged_delta(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     writer.start(0, 1)
     with (
         stream_process(replace(settings, window=0)) as (address, _),
@@ -160,7 +135,7 @@ def test_a_viewer_that_does_not_read_gets_one_merged_delta(
 
 
 def test_ten_thousand_jobs_come_in_pieces(settings: Settings, make_writer: Callable[..., Writer], token: str) -> None:
-    writer = make_writer(settings, jobs=10_000)
+    writer = make_writer(10_000)
     with watching(settings, writer, token) as (address, _, stream):
         events = stream.record.events
         assert len(events) > 30
@@ -181,19 +156,11 @@ def test_ten_thousand_jobs_come_in_pieces(settings: Settings, make_writer: Calla
 # -- Redis --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey", own_port())
-    server.start()
-    yield server
-    server.stop()
-
-
 def test_redis_goes_and_comes_back_and_viewers_notice_nothing(
     settings: Settings, make_writer: Callable[..., Writer], token: str, valkey: Valkey
 ) -> None:
     settings = replace(settings, redis_url=valkey.url, poll=0.2, version_check=600)
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(settings, writer, token) as (address, _, stream):
         stream.to_version(writer.start(0))
         valkey.stop()
@@ -217,7 +184,7 @@ def test_a_service_that_starts_without_redis_polls(
 ) -> None:
     settings = replace(settings, redis_url=valkey.url, poll=0.2, version_check=600)
     valkey.stop()
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(settings, writer, token) as (address, _, stream):
         stream.to_version(writer.start(0))
         valkey.start()
@@ -230,7 +197,7 @@ def test_a_connection_that_redis_cuts_is_made_again(
     settings: Settings, make_writer: Callable[..., Writer], token: str, valkey: Valkey
 ) -> None:
     settings = replace(settings, redis_url=valkey.url, poll=600, version_check=600)
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with (
         watching(settings, writer, token) as (_, _, stream),
         redis.Redis.from_url(valkey.url) as client,
@@ -245,7 +212,7 @@ def test_a_redis_that_does_not_answer_counts_as_away(
     settings: Settings, make_writer: Callable[..., Writer], token: str, valkey: Valkey
 ) -> None:
     settings = replace(settings, redis_url=valkey.url, poll=0.2, version_check=600)
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(settings, writer, token) as (address, _, stream):
         os.kill(valkey.pid, signal.SIGSTOP)
         try:
@@ -260,7 +227,7 @@ def test_a_redis_that_does_not_answer_counts_as_away(
 
 
 def test_a_lost_message_is_made_up_for(settings: Settings, make_writer: Callable[..., Writer], token: str) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(replace(settings, version_check=0.2), writer, token) as (_, _, stream):
         writer.publish = False
         stream.to_version(writer.start(0))
@@ -269,7 +236,7 @@ def test_a_lost_message_is_made_up_for(settings: Settings, make_writer: Callable
 def test_messages_that_do_not_join_on_only_raise_the_question(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     channel = batch_channel(settings.namespace, writer.batch_id)
     nonsense = [
         b"",
@@ -298,7 +265,7 @@ def test_postgresql_goes_and_comes_back_and_viewers_notice_nothing(
     settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
 ) -> None:
     settings = replace(settings, heartbeat=0.2, version_check=0.2)
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(settings, writer, token) as (address, _, stream):
         engine.dispose()
         with no_database(settings.database_url):
@@ -328,7 +295,7 @@ def make_id() -> str:
 def test_a_new_epoch_resets_viewers(
     settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(replace(settings, version_check=0.2), writer, token) as (_, _, stream):
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE installation SET secret = 'renewed'"))
@@ -343,7 +310,7 @@ def test_a_new_epoch_resets_viewers(
 def test_a_topic_that_is_behind_by_an_epoch_asks_before_it_resets(
     settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     with watching(settings, writer, token) as (address, _, stream):
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE installation SET secret = 'renewed'"))
@@ -358,7 +325,7 @@ def test_a_topic_that_is_behind_by_an_epoch_asks_before_it_resets(
 def test_versions_that_postgresql_lost_reset_viewers(
     settings: Settings, make_writer: Callable[..., Writer], token: str, engine: sa.Engine
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     writer.start(0)
     with watching(replace(settings, version_check=0.2), writer, token) as (_, _, stream):
         with engine.begin() as connection:
@@ -378,7 +345,7 @@ def test_versions_that_postgresql_lost_reset_viewers(
 def test_a_viewer_goes_on_where_it_was_when_its_process_is_killed(
     settings: Settings, make_writer: Callable[..., Writer], token: str
 ) -> None:
-    writer = make_writer(settings)
+    writer = make_writer(2, of=settings)
     writer.start(0)
     record = Record()
     with stream_process(settings) as (first, process), stream_process(settings) as (second, _):

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ from infra.embedded.valkey import Valkey
 from services.stream.app import create_app
 from services.stream.metrics import Metrics
 from services.stream.stalls import PERIOD, StallWatch
+from shared import models
 from shared.auth import issue_token
 from shared.channels import FORMAT, Frame, batch_channel
 from shared.event_ids import EventId, Filters, batch_check
@@ -26,9 +27,9 @@ from tests.support.batches import OWNER, wait_for
 from tests.support.metrics import Numbers
 from tests.support.ports import own_port
 from tests.support.sse import Record, Stream
-from tests.support.streams import stream_process
+from tests.support.streams import SEND_BUFFER, stream_process, stream_thread
 from tests.support.web import served
-from tests.support.websockets import RawSocket, Reader
+from tests.support.websockets import TEXT, RawSocket, Reader, frame
 from tests.support.writer import Writer
 
 
@@ -287,6 +288,83 @@ def test_why_connections_end(settings: Settings, writer: Writer, token: str) -> 
             numbers.wait("connections_closed_total{gone,websocket}", 1)
     finally:
         again.close()
+
+
+def test_who_reads_nothing_is_cut_off(settings: Settings, make_writer: Callable[..., Writer], token: str) -> None:
+    """More than the kernel takes, until the end of a short life and a heartbeat more."""
+    large = make_writer(1500)
+    topic = f"batch:{large.batch_id}"
+    with (
+        stream_thread(replace(settings, lifetime=1, heartbeat=0.5), send_buffer=SEND_BUFFER) as (address, app),
+        Stream(address, large.batch_id, token, receive_buffer=4096),
+        RawSocket(address, token, receive_buffer=4096) as socket,
+    ):
+        socket.say(type="subscribe", topic=topic)
+        wait_for(lambda: app.state.hub.present == 3, "both to be in")
+        numbers = Numbers(address)
+        numbers.wait("connections_closed_total{stuck,events}", 1)
+        numbers.wait("connections_closed_total{stuck,websocket}", 1)
+        read = numbers.read()
+        assert [read["viewers"], read["connections{events}"], read["connections{websocket}"]] == [0, 0, 0]
+        assert {name for name, value in read.items() if name.startswith("connections_closed") and value} == {
+            "connections_closed_total{stuck,events}",
+            "connections_closed_total{stuck,websocket}",
+        }
+
+
+def test_who_makes_no_sense_is_sent_away(settings: Settings, token: str) -> None:
+    with stream_thread(settings) as (address, _):
+        numbers = Numbers(address)
+        with RawSocket(address, token) as talking:
+            talking.send(*[frame(TEXT, b'{"type": "unsubscribe", "topic": "batches"}')] * 60)
+            assert talking.end() == 4429
+        numbers.wait("connections_closed_total{misbehaved,websocket}", 1)
+        with RawSocket(address, token) as senseless:
+            senseless.send(*[frame(TEXT, b"?")] * 21)
+            assert senseless.end() == 1008
+        numbers.wait("connections_closed_total{misbehaved,websocket}", 2)
+        assert numbers["connections_closed_total{gone,websocket}"] == 0
+
+
+def test_what_cannot_be_told_by_a_mistake_of_ours(settings: Settings, writer: Writer, token: str) -> None:
+    """A batch in a state that this version does not know."""
+    with writer.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE batches DROP CONSTRAINT ck_batches_status"))
+        connection.execute(sa.update(models.batches).values(status="STRANGE"))
+    with stream_thread(settings) as (address, _):
+        for times in (1, 2):
+            with Stream(address, writer.batch_id, token) as stream:
+                (error,) = stream.rest()
+            assert (error.name, error.data["code"], error.data["retryable"]) == ("error", "internal", True)
+            assert Numbers(address)["refusals_total{internal}"] == times
+
+
+def test_the_lag_of_who_takes_a_delta_late_is_as_long_as_that_took(
+    settings: Settings, writer: Writer, token: str
+) -> None:
+    with (
+        stream_thread(replace(settings, window=0), send_buffer=SEND_BUFFER) as (address, app),
+        Stream(address, writer.batch_id, token) as quick,
+        Stream(address, writer.batch_id, token, receive_buffer=4096) as slow,
+    ):
+        numbers = Numbers(address)
+        for stream in (quick, slow):
+            stream.to_version(1)
+        writer.start(0)
+        for stream in (quick, slow):
+            stream.to_version(2)
+        (crowd,) = app.state.hub._keepers[writer.batch_id].topic.audience.crowds.values()
+        wait_for(lambda: len(crowd.members) == 2, "both to be at rest")
+        before = numbers.read()
+        version = writer.progress(0, 50, lines=25, text="x" * 2000)  # one chunk, and more than the kernel takes
+        written = time.monotonic()
+        quick.to_version(version)
+        numbers.wait("lag_seconds_count", before["lag_seconds_count"] + 1)
+        wait_for(lambda: time.monotonic() > written + 1, "a second to pass")
+        assert numbers["lag_seconds_count"] == before["lag_seconds_count"] + 1, "it has only the beginning"
+        slow.to_version(version)
+        numbers.wait("lag_seconds_count", before["lag_seconds_count"] + 2)
+        assert numbers["lag_seconds_sum"] > before["lag_seconds_sum"] + 1
 
 
 def test_redis_goes_away_and_comes_back(settings: Settings, writer: Writer, token: str, tmp_path: Path) -> None:

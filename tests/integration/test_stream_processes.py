@@ -5,12 +5,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
-import sqlalchemy as sa
 from msgspec.structs import replace
 
 from shared.auth import issue_token
@@ -25,20 +22,8 @@ from tests.support.web import client, decoded, submit
 from tests.support.writer import Writer
 
 
-@pytest.fixture
-def token(settings: Settings) -> str:
-    return issue_token(settings, OWNER)
-
-
-@pytest.fixture
-def writer(engine: sa.Engine, settings: Settings) -> Iterator[Writer]:
-    writer = Writer(engine, settings)
-    yield writer
-    writer.close()
-
-
 def test_it_leaves_politely(settings: Settings, writer: Writer, token: str) -> None:
-    grace = 4.0
+    grace = 10.0
     with stream_process(replace(settings, drain_grace=grace)) as (address, process):
         with Stream(address, writer.batch_id, token) as stream:
             stream.delta()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from msgspec import Struct, structs
+from structlog.testing import capture_logs
 
 from services.worker.handlers.rehearsal import rehearsal
 from services.worker.process import WorkerProcess, quiet_dramatiq
@@ -164,6 +165,17 @@ def submit(engine: sa.Engine, settings: Settings, jobs: int, kind: Any = "rehear
     assert send_tickets(broker, "default", min(jobs, TICKETS))
     broker.client.close()
     return batch_id
+
+
+def test_a_job_of_a_kind_that_the_worker_does_not_know_is_told_of_and_tried_again(
+    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
+) -> None:
+    with capture_logs() as said, work():
+        batch_id = submit(engine, settings, 1, kind_of(raises))
+        job = wait_for(lambda: next((job for job in job_rows(engine, batch_id) if job.failures), None), "its failure")
+    assert (job.status, job.error_code) == ("QUEUED", "no_handler")
+    (line,) = (line for line in said if line["log_level"] == "error")
+    assert line == {"event": "a job has no handler here", "log_level": "error", "job": str(job.id), "kind": "raises"}
 
 
 def test_a_batch_runs_to_its_end(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:

@@ -29,6 +29,9 @@ ODD_TEXTS = [
 ]
 """All that PostgreSQL can store and JSON can say."""
 
+ODD_NAMES = [*ODD_TEXTS, "\u2028" * 200, "\r\n" * 100, "💡" * 200, "".join(ODD_TEXTS)[:200]]
+"""What jobs may be called, the longest names among them."""
+
 UNSTORABLE = {
     "a\0b\0": "ab",
     "\0": "",

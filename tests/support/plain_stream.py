@@ -6,7 +6,7 @@ from typing import Any
 from services.stream.__main__ import start
 from services.stream.app import create_app
 from shared.settings import Settings
-from shared.web.handover import EXTENSION
+from shared.web.handover import EXTENSION, LAST
 from shared.web.serve import run_service
 from shared.web.sockets import EXTENSION as SOCKET_EXTENSION
 
@@ -21,7 +21,7 @@ class Plain:
         return getattr(self._app, name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        for extension in (EXTENSION, SOCKET_EXTENSION):
+        for extension in (EXTENSION, LAST, SOCKET_EXTENSION):
             scope.get("extensions", {}).pop(extension, None)
         await self._app(scope, receive, send)
 

@@ -1,7 +1,6 @@
 """A strict reader of our event streams: a socket, a parser that forgives nothing, and a record of what was seen."""
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -11,6 +10,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from shared.event_ids import parse_event_id
+from tests.support.tls import connect
 
 JSON = dict[str, Any]
 
@@ -173,10 +173,7 @@ class Stream:
         self.ended = False
         self._events: list[Event] = []
         parts = urlsplit(address)
-        self._socket = socket.socket()
-        if receive_buffer is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(_PATIENCE)
+        self._socket = connect(address, receive_buffer, _PATIENCE)
         sent = {"Host": parts.netloc, "Accept": "text/event-stream"} | (headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -186,7 +183,6 @@ class Stream:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
         self._raw = b""
         try:
-            self._socket.connect((parts.hostname, parts.port))
             self._socket.sendall("\r\n".join(lines).encode())
             head = self._until(b"\r\n\r\n").decode().split("\r\n")
         except OSError:

@@ -1,16 +1,44 @@
 """Stream services for tests: in a thread of the test's own, or as the process that it is in production."""
 
+import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
+import redis
+from litestar import Litestar
 from msgspec.structs import replace
 
+from services.stream.app import create_app
 from shared.settings import Settings
 from tests.support.batches import wait_for
 from tests.support.ports import own_port
 from tests.support.processes import service
+from tests.support.web import served_by
+
+SEND_BUFFER = 16 * 1024
+"""Bytes that the kernel keeps for a viewer; in production until a connection has shown what it can take."""
+
+
+@contextmanager
+def stream_thread(
+    settings: Settings, *, within: Callable[[Litestar], Any] = lambda app: app, send_buffer: int | None = None
+) -> Iterator[tuple[str, Litestar]]:
+    """Its address, once it hears of changes if Redis is there, and the application.
+
+    `within`: what the server is given instead. `send_buffer`: what the kernel keeps for a viewer, in bytes.
+    """
+    app = create_app(settings)
+    with served_by(within(app)) as (address, server):
+        if send_buffer is not None:
+            server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        with suppress(redis.ConnectionError):
+            with redis.Redis.from_url(settings.redis_url) as client:
+                client.ping()
+            wait_for(lambda: app.state.hub.source.connected, "the stream service to find Redis")
+        yield address, app
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from tests.support.batches import OWNER, wait_for
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, **config_options: Any) -> Iterator[str]:
     """The address at which the application answers."""
-    with served_by(app) as (address, _):
+    with served_by(app, **config_options) as (address, _):
         yield address
 
 
@@ -45,7 +45,7 @@ def served_by(app: Any, **config_options: Any) -> Iterator[tuple[str, uvicorn.Se
     try:
         wait_for(lambda: server.started or not thread.is_alive(), "the server to start")
         host, port = server.servers[0].sockets[0].getsockname()
-        yield f"http://{host}:{port}", server
+        yield f"{'https' if config.is_ssl else 'http'}://{host}:{port}", server
     finally:
         server.should_exit = True
         thread.join(20)

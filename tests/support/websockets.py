@@ -18,6 +18,7 @@ from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.batches import OWNER
 from tests.support.sse import JSON, Event, Record
+from tests.support.tls import connect
 from tests.support.web import served
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -90,10 +91,7 @@ class RawSocket:
         """`headers` replace those that belong there; None: left out. `request`: the first line."""
         parts = urlsplit(address)
         self.patience = patience
-        self._socket = socket.socket()
-        if receive_buffer is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(patience)
+        self._socket = connect(address, receive_buffer, patience)
         self._raw = b""
         key = base64.b64encode(os.urandom(16)).decode()
         sent: dict[str, str | None] = {
@@ -110,7 +108,6 @@ class RawSocket:
         lines = [request or f"GET {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in sent.items() if value is not None]
         try:
-            self._socket.connect((parts.hostname, parts.port))
             self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             head = self._until(b"\r\n\r\n").decode().split("\r\n")
         except OSError:
@@ -266,6 +263,11 @@ class Reader:
             assert time.monotonic() < deadline, f"not within {seconds} s: {[said['type'] for said in seen]}"
             seen.append(self.next())
         return seen
+
+    def catch_up(self) -> None:
+        """Reads until every topic has an id."""
+        while not all(record.id for record in self.records.values()):
+            self.next()
 
     def delta(self, topic: str) -> list[JSON]:
         """What comes up to and with the next id of a topic."""

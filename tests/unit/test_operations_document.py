@@ -15,7 +15,7 @@ from infra.cli import worker
 from services.api import resources
 from services.stream import app as stream
 from services.worker import housekeeping, process
-from shared import channels, creation
+from shared import channels, creation, database
 from shared.errors import all_errors
 from shared.events import ErrorCode
 from shared.settings import COMMAND_ONLY, REQUIRED, Settings, variable
@@ -118,6 +118,21 @@ def test_every_redis_name_is_described() -> None:
     assert {name.removesuffix(":*") for name in listed} == made
 
 
+def test_every_part_that_tells_of_an_outage_is_described_and_there_are_no_others() -> None:
+    files = [file for folder in ("shared", "services") for file in (ROOT / folder).rglob("*.py")]
+    made = {
+        made for file in files for made in re.findall(r'Outage\((?:"(\w+)"|part\.name), "([^"]+)"\)', file.read_text())
+    }
+    described, server = set(), ""
+    for line in OPERATIONS.section("What the log says of it").splitlines():
+        cells = line.strip("|").split(" | ")
+        if line.startswith("| ") and len(cells) > 1:
+            server = next(iter(re.findall(r"`(\w+) is away`", cells[0])), server)
+            described |= {("" if part == "health" else server, part) for part in re.findall(r"`([^`]+)`", cells[1])}
+    assert described - {("", "part")} == made
+
+
+CONNECTING = database._ARGUMENTS["connect_timeout"]
 SENTENCES = [
     f"PostgreSQL answers within {health.PATIENCE:.0f} s",
     f"costs no attempt | both, and {worker._OVERTIME:.0f} s |",
@@ -126,6 +141,9 @@ SENTENCES = [
     f"an `Idempotency-Key` | {creation.IDEMPOTENCY_TTL / 3600:.0f} h |",
     f"Workers look once {({60: 'a minute'})[housekeeping._PERIOD]}.",
     f"| worker | {process.CONNECTIONS} |",
+    f"503 after {resources.PATIENCE + CONNECTING:.0f} s at most, {resources.PATIENCE:.0f} for a statement",
+    f"and {CONNECTING} for a connection, if no more than {resources.THREADS} come at once",
+    f"waits for up to {resources.DELETION / 60:.0f} min",
 ]
 
 

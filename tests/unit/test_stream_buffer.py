@@ -1,10 +1,15 @@
 """Slow readers of large batches: what they hold is bounded, they take turns, and nobody misses anything."""
 
 import asyncio
+import json
 import tracemalloc
 
 from services.stream.advance import Advance, job_part
 from services.stream.buffer import STUCK, Buffer
+from services.stream.delivery import Encoder
+from services.stream.frames import encode_story
+from services.stream.messages import encode_batch
+from services.stream.subscription import Subscription
 from services.stream.topic import Topic
 from services.stream.viewer import Viewer
 from shared.event_ids import Filters
@@ -27,8 +32,8 @@ class Clock:
 class Reader:
     """Reads when it is told to."""
 
-    def __init__(self, topic: Topic) -> None:
-        self.viewer = Viewer(topic, Filters())
+    def __init__(self, topic: Topic, encode: Encoder = encode_story) -> None:
+        self.viewer = Viewer(topic, Filters(), encode)
         self.viewer.carrier = self
         self.called = asyncio.Event()
         self.record = Record()
@@ -55,10 +60,11 @@ class Reader:
 class Busy:
     """A topic of which every job changes with every version."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Buffer, first: str = NAME) -> None:
+        """`first`: the name of the first job, at first."""
         self.topic = Topic(BATCH, "/logs", buffer)
         self.version = 1
-        parts = [job_part(1, job(n, 1, name=NAME)) for n in range(JOBS)]
+        parts = [job_part(1, job(n, 1, name=NAME if n else first)) for n in range(JOBS)]
         self.topic.load(Advance("0badcafe", 0, batch(1), parts, [], 0))
 
     def change(self) -> None:
@@ -154,6 +160,123 @@ async def test_who_reads_nothing_while_others_wait_begins_again_from_where_it_wa
     stuck.read()
     assert busy.right(stuck)
     assert buffer.held == 0
+
+
+async def test_what_ends_within_an_event_ends_its_connection() -> None:
+    clock = Clock()
+    buffer = Buffer(1, clock)
+    busy, other = Busy(buffer, first="x" * 100_000), Busy(buffer)
+    stuck, waiting = Reader(busy.topic), Reader(other.topic)
+    stuck.read(1)
+    assert waiting.read() == 0
+    assert not stuck.viewer.given_up
+
+    clock.now = STUCK + 1
+    async with asyncio.timeout(10):
+        await waiting.called.wait()
+
+    assert waiting.read() > 3
+    assert buffer.held == 0
+    assert stuck.viewer.given_up
+    assert stuck.read() == 0
+    assert stuck.viewer.over
+
+
+async def test_a_topic_of_a_websocket_is_left_and_taken_up_again_between_two_messages() -> None:
+    clock = Clock()
+    buffer = Buffer(LONG // 2, clock)
+    busy = Busy(buffer)
+    viewer = Reader(busy.topic, encode_batch).viewer
+    stuck = Subscription(f"batch:{BATCH}", lambda _: None)
+    stuck.viewer = viewer
+    first = stuck.next()
+    assert first is not None
+    assert buffer.full
+    busy.change()
+    waiting = Reader(busy.topic)
+    assert waiting.read() == 0
+
+    clock.now = STUCK + 1
+    async with asyncio.timeout(10):
+        await waiting.called.wait()
+    assert waiting.read() > 3
+    said = []
+    while (text := stuck.next()) is not None:
+        said.append(json.loads(text))
+
+    told = {one["id"]: one["progress"] for each in said for one in each["data"]["jobs"]}
+    assert len(told) == JOBS
+    assert set(told.values()) == {busy.version % 100}
+    assert [each["id"] is not None for each in said] == [False] * (len(said) - 1) + [True]
+    assert viewer.position.version == busy.version
+    assert buffer.held == 0
+
+
+async def test_who_stands_still_in_the_last_message_of_a_topic_holds_nothing() -> None:
+    buffer = Buffer()
+    busy = Busy(buffer)
+    viewer = Reader(busy.topic, encode_batch).viewer
+    stuck = Subscription(f"batch:{BATCH}", lambda _: None)
+    stuck.viewer = viewer
+    texts = 0
+    while buffer.held or not texts:
+        assert stuck.next() is not None
+        texts += 1
+    assert texts > 3
+    assert stuck.next() is None
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    clock = Clock()
+    buffer = Buffer(1, clock)
+    topics = [Busy(buffer) for _ in range(4)]
+    holding, first, second, newcomer = (Reader(busy.topic) for busy in topics)
+    holding.read(1)
+    for reader in (first, second):
+        assert reader.read() == 0
+    holding.read()
+    assert buffer.held == 0
+
+    assert newcomer.read() == 0, "there is room, but not for somebody who has just come"
+    async with asyncio.timeout(10):
+        for reader in (first, second, newcomer):
+            await reader.called.wait()
+    assert first.read(1) == 1
+    assert second.read() == newcomer.read() == 0, "they were called, but there is room for one at a time"
+    second.called.clear()
+    newcomer.called.clear()
+    first.read()
+    assert newcomer.read() == 0, "it is called after the second"
+    async with asyncio.timeout(10):
+        await second.called.wait()
+    assert second.read() > 3
+    async with asyncio.timeout(10):
+        await newcomer.called.wait()
+    assert newcomer.read() > 3
+    for busy, reader in zip(topics, (holding, first, second, newcomer), strict=True):
+        assert busy.right(reader)
+
+
+async def test_who_is_called_and_cannot_come_keeps_nobody_out_for_long() -> None:
+    clock = Clock()
+    buffer = Buffer(1, clock)
+    holding, absent, newcomer, later = (Reader(Busy(buffer).topic) for _ in range(4))
+    holding.read(1)
+    assert absent.read() == 0
+    holding.read()
+    async with asyncio.timeout(10):
+        await absent.called.wait()
+    assert newcomer.read() == 0
+    async with asyncio.timeout(10):
+        await newcomer.called.wait()
+    assert newcomer.read() > 3
+
+    clock.now += 5
+    async with asyncio.timeout(10):
+        while not buffer.admits(None):  # noqa: ASYNC110  # as its timer says
+            await asyncio.sleep(0.01)
+    assert later.read() > 3
+    assert absent.read() > 3, "it has lost its turn, and nothing else"
 
 
 async def test_a_reader_that_leaves_waits_no_longer() -> None:

@@ -216,36 +216,39 @@ async def test_a_socket_that_is_full_takes_only_its_own_viewer_out_of_the_crowd(
         await asyncio.sleep(0)
         for reader in others:
             reader.read()
-    await settle(others[:1], house) if not house.topic.audience.awake else None
-    assert house.topic.audience.awake == {stuck.connection.viewer}
+    async with asyncio.timeout(10):
+        while house.topic.audience.awake != {stuck.connection.viewer}:
+            await asyncio.sleep(0.001)
+            for reader in others:
+                reader.read()
     assert all(len(reader.record.events) > 100 for reader in others)
     await settle(readers, house)
     assert stuck.record.version == writer.version
     assert len(stuck.record.events) < 60, "what it missed came together"
     for reader in readers:
         reader.close()
-    await asyncio.sleep(0.01)
+    await nobody(house)
 
 
 async def test_heartbeats_and_lifetimes_come_from_the_wheel() -> None:
     writer = Writer(1)
-    house = House(writer.topic, heartbeat=0.2)
+    house = House(writer.topic, heartbeat=0.5)
     house.wheel.start()
     begin = asyncio.get_running_loop().time()
-    reader = await enter(house, end=begin + 0.9)
-    busy = await enter(house, end=begin + 0.9)
+    reader = await enter(house, end=begin + 3)
+    busy = await enter(house, end=begin + 3)
     while house.topic.viewers:
         await asyncio.sleep(0.02)
         reader.read()
         busy.read()
-        if asyncio.get_running_loop().time() < begin + 0.4:
+        if asyncio.get_running_loop().time() < begin + 1:
             writer.change(job(0, 1))
             house.round.begin()
     house.wheel.stop()
     reader.read()
     names = [event.name for event in reader.record.events]
     assert names[-1] == "timeout"
-    assert 1 <= names.count("ping") <= 3, "only in silence"
+    assert 1 <= names.count("ping") <= 4, "only in silence"
     for one in (reader, busy):
         one.close()
 
@@ -302,18 +305,22 @@ async def test_nothing_that_a_connection_does_stops_the_pump_or_the_wheel() -> N
 
         def cut(self) -> None: ...
 
+    async def until(wanted: list[int]) -> None:
+        async with asyncio.timeout(10):
+            while sorted(done) != wanted:  # noqa: ASYNC110  # nobody sets an event
+                await asyncio.sleep(0.001)
+
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     now = asyncio.get_running_loop().time()
     wheel.start()
     for one in (Bad(), Good()):
         pump.add(one)
         wheel.add(one, now)
-    await asyncio.sleep(0.1)
+    await until([1, 2])
     pump.add(Good())
     wheel.add(Good(), now)
-    await asyncio.sleep(0.1)
+    await until([1, 1, 2, 2])
     wheel.stop()
-    assert sorted(done) == [1, 1, 2, 2]
 
 
 async def test_others_are_served_between_turns() -> None:

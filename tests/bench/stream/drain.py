@@ -7,14 +7,13 @@ from sqlalchemy import Engine
 
 from shared.settings import Settings
 from tests.bench.delivery import JOBS
-from tests.bench.results import Number, Result, Verdict
+from tests.bench.results import ROUNDS, Number, Result, Verdict
 from tests.bench.servers import Servers, engine
 from tests.bench.stream.readers import readers
 from tests.bench.stream.watched import many_viewers, stream_service
 from tests.support.batches import make_batch
 
 _VIEWERS = 5000
-_ROUNDS = 3
 
 
 class _Drain(Struct):
@@ -29,7 +28,7 @@ class _Drain(Struct):
 def measure(servers: Servers) -> Result:
     settings = many_viewers(servers.settings())
     with engine(settings) as database:
-        drains = [_drain(servers, settings, database) for _ in range(_ROUNDS)]
+        drains = [_drain(servers, settings, database) for _ in range(ROUNDS)]
     return Result(
         f"drain: SIGTERM to a process with {_VIEWERS:,} viewers",
         [Number("until the last viewer was told and closed", "s", [drain.closed for drain in drains])],

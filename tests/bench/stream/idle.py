@@ -4,7 +4,7 @@ import time
 
 from msgspec import Struct
 
-from tests.bench.results import Number, Result, Verdict
+from tests.bench.results import ROUNDS, Number, Result, Verdict
 from tests.bench.servers import Servers
 from tests.bench.stream import nchan
 from tests.bench.stream.sides import LITESTAR, NCHAN, OURS, Side, sides
@@ -15,7 +15,7 @@ _VIEWERS = 15_000
 _OTHERS = 3000
 """Viewers of the others: more would take a minute to come."""
 
-_ROUNDS = 3
+
 _FILES = 1000
 """That a process has open besides its viewers, at most."""
 
@@ -44,7 +44,7 @@ class _Crowd(Struct):
 def measure(servers: Servers) -> Result:
     viewers = min(_VIEWERS, allow_files() - _FILES)
     crowds: dict[str, list[_Crowd]] = {}
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         # heartbeats are on: who waits gets them, and they might take memory as well
         with sides(servers, [OURS, LITESTAR, NCHAN], pings=True) as started:
             for side in started:

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 from shared.channels import Publisher, make_redis
 from shared.settings import Settings
-from tests.bench.results import Number, Result, Verdict
+from tests.bench.results import ROUNDS, Number, Result, Verdict
 from tests.bench.running import RunningBatch
 from tests.bench.servers import Servers, engine
 from tests.bench.stream.probe import probing
@@ -24,7 +24,6 @@ _PERIOD = 0.05
 _QUIET = 1.0
 """Seconds."""
 
-_ROUNDS = 3
 
 Waits = dict[str, list[float]]
 """Milliseconds, by what happened meanwhile."""
@@ -37,7 +36,7 @@ def measure(servers: Servers) -> Result:
     settings = many_viewers(servers.settings())
     waits: Waits = defaultdict(list)
     others: Others = defaultdict(list)
-    stalls = [_watch(servers, settings, waits, others) for _ in range(_ROUNDS)]
+    stalls = [_watch(servers, settings, waits, others) for _ in range(ROUNDS)]
     return Result(
         f"stall: a batch of {_JOBS:,} jobs with {_VIEWERS:,} viewers",
         [
