@@ -2,8 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from itertools import pairwise
 from random import Random
 
@@ -20,17 +19,7 @@ from tests.support.websockets import (
     RawSocket,
     close_frame,
     frame,
-    lone_server,
 )
-
-
-@pytest.fixture(scope="module")
-def server(
-    clone: Callable[..., AbstractContextManager[str]], redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, str]]:
-    """Address and token."""
-    with lone_server(clone, redis_url, tmp_path_factory.mktemp("uploads")) as server:
-        yield server
 
 
 def echo(topic: str) -> bytes:
@@ -265,7 +254,7 @@ def test_noise_ends_a_connection_and_nothing_else(server: tuple[str, str], caplo
     chance = Random(6455)  # noqa: S311  # noise
     for _ in range(40):
         # it may be cut while we still send, or wait for the rest of what looks like a long message
-        with RawSocket(*server, patience=0.5) as socket, suppress(ConnectionError, TimeoutError):
+        with suppress(ConnectionError, TimeoutError), RawSocket(*server, patience=0.5) as socket:
             for _ in range(20):
                 first = frame(chance.choice((TEXT, CONT, PING, PONG)), HELLO[: chance.randrange(9)])
                 socket.send(chance.choice((first, chance.randbytes(chance.randrange(1, 40)), frame(TEXT, HELLO)[:-1])))

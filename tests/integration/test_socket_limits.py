@@ -128,7 +128,7 @@ def test_a_process_bears_only_so_many_who_have_not_said_who_they_are(settings: S
 def test_who_does_not_say_who_it_is_leaves_its_place_to_others(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "AUTH_SECONDS", 1.0)
+    monkeypatch.setattr(websocket, "AUTH_SECONDS", 3.0)
     with stream_thread(replace(settings, viewers=10)) as (address, app), RawSocket(address) as silent:
         with RawSocket(address) as second:
             assert second.status == 429

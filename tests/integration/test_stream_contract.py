@@ -454,7 +454,7 @@ def test_silence_is_broken_by_pings(settings: Settings, writer: Writer, token: s
 
     assert [ping.name for ping in pings] == ["ping"] * 3
     times = [ping.data["timestamp"] for ping in pings]
-    assert all(180 <= later - earlier < 1000 for earlier, later in pairwise(times))
+    assert all(180 <= later - earlier < 3000 for earlier, later in pairwise(times))
     assert abs(times[-1] - time.time() * 1000) < 2000
 
 
@@ -469,17 +469,17 @@ def test_a_stream_has_a_lifetime(settings: Settings, writer: Writer, token: str)
 
 
 def test_a_stream_ends_with_its_token(settings: Settings, writer: Writer) -> None:
-    with watching(settings, writer, issue_token(settings, OWNER, ttl=1.5)) as stream:
+    with watching(settings, writer, issue_token(settings, OWNER, ttl=4)) as stream:
         (timeout,) = stream.rest()
 
     assert timeout.data == {"reason": "token_expired"}
 
 
 def test_a_ticket_is_looked_at_only_in_the_beginning(settings: Settings, writer: Writer) -> None:
-    ticket, _ = issue_ticket(settings, verify_token(settings, issue_token(settings, OWNER, ttl=2)), writer.batch_id)
+    ticket, _ = issue_ticket(settings, verify_token(settings, issue_token(settings, OWNER, ttl=4)), writer.batch_id)
 
     with watching(replace(settings, heartbeat=0.2), writer, None, ticket=ticket) as stream:
-        until = time.time() + 2.2
+        until = time.time() + 4.2
         while time.time() < until:
             assert stream.next().name == "ping"
 

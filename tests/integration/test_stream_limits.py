@@ -187,7 +187,7 @@ async def test_without_redis_nobody_waits_and_each_process_keeps_to_the_limit(
         for _ in range(500):
             one.leave(held)
             held = await one.enter(OWNER)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 3
         valkey.start()
         # ten are in, five too many: they stay, and nobody else is let in
         await until(lambda: not one._away and not two._away, "Redis to be found again")
@@ -232,7 +232,7 @@ async def test_a_frozen_redis_holds_nobody_up(settings: Settings, valkey: Valkey
         with frozen(valkey):
             begun = time.monotonic()
             places = [await census.enter(f"owner {number}") for number in range(100)]
-            assert time.monotonic() - begun < 0.5
+            assert time.monotonic() - begun < 2
             await until(lambda: len(settled([*places])) == 100, "all to be let in for good")
         await until(lambda: not census._away, "Redis to be found again")
 
@@ -291,9 +291,9 @@ def test_two_replicas_share_the_limit_and_the_dead_do_not_count(settings: Settin
         def refused(stream: Stream) -> bool:
             """Either at once, or a moment after it was let in."""
             try:
-                event = stream.next(0.5)
+                event = stream.next(1.5)
                 while event.name != "error":
-                    event = stream.next(0.5)
+                    event = stream.next(1.5)
             except AssertionError:
                 assert not stream.ended
                 return False
@@ -332,7 +332,7 @@ async def test_one_that_was_refused_late_and_leaves_later_still_takes_nobodys_pl
         with redis.Redis.from_url(settings.redis_url) as client:
             elsewhere = await decided(two)
             assert elsewhere is not None
-            client.execute_command("CLIENT", "PAUSE", 200)  # long enough to be let in without an answer
+            client.execute_command("CLIENT", "PAUSE", 400)  # long enough to be let in without an answer
             late = await enter(one)
             assert late is not None
             await until(lambda: late.refused, "the answer")

@@ -1,6 +1,7 @@
 """Fixtures of who is in most tests: somebody who writes a batch, and those who ask for it. A plugin of pytest."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from shared.settings import Settings
 from tests.support.batches import OWNER
 from tests.support.streams import stream_thread
 from tests.support.web import client
+from tests.support.websockets import lone_server
 from tests.support.writer import Writer
 
 
@@ -58,6 +60,15 @@ def address(settings: Settings) -> Iterator[str]:
     """Of a stream service; where a module is about another, it has a fixture of its own by this name."""
     with stream_thread(settings) as (address, _):
         yield address
+
+
+@pytest.fixture(scope="module")
+def server(
+    clone: Callable[..., AbstractContextManager[str]], redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """Of a stream service for all tests of a module that need no batches, as it takes a while: address and token."""
+    with lone_server(clone, redis_url, tmp_path_factory.mktemp("uploads")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ JSON = dict[str, Any]
 
 _ORDER = {"log": 0, "progress": 1, "complete": 2}
 _OTHERS = {"ping", "timeout", "error"}
-_PATIENCE = 10.0
+_PATIENCE = 20.0
 
 
 class Event(Struct):
