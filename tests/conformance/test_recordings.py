@@ -48,20 +48,26 @@ class Tape:
     pool: ThreadPoolExecutor
 
     def begin(self, last_id: str = "", **query: Any) -> "Future[bytes]":
-        """`result()` is the whole stream."""
-        return self.pool.submit(self.whole, last_id, **query)
+        """`result()` is the whole stream, which has begun."""
+        begun = Flag()
+        recording = self.pool.submit(self.whole, last_id, begun, **query)
+        assert begun.wait(20)
+        return recording
 
-    def whole(self, last_id: str = "", **query: Any) -> bytes:
+    def whole(self, last_id: str = "", begun: Flag | None = None, **query: Any) -> bytes:
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream"}
-        reply = httpx.get(
+        with httpx.stream(
+            "GET",
             f"{self.address}/api/batches/{self.batch_id}/stream",
             headers=headers | ({"Last-Event-ID": last_id} if last_id else {}),
             params=query,
             trust_env=False,
             timeout=30,
-        )
-        assert reply.status_code == 200
-        return reply.content
+        ) as reply:
+            assert reply.status_code == 200
+            if begun is not None:
+                begun.set()
+            return reply.read()
 
 
 @pytest.fixture

@@ -127,6 +127,8 @@ class History:
         table = models.transitions
         parameters = {"id": self._batch_id}
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            # decoding all that ever was takes a while where the machine has much to do
+            connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             epoch = connection.execute(sa.text("SELECT headway_epoch()")).scalar_one()
             rows = connection.execute(
                 sa.text("SELECT * FROM history h WHERE h.batch_id = :id ORDER BY h.version, h.id"), parameters
