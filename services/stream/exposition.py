@@ -46,7 +46,9 @@ class Exposition(Collector):
         yield _count("merges", "Deliveries of more than one delta to readers that were behind.", metrics.merges)
         yield _count("written_bytes", "Bytes of events and messages written.", metrics.bytes)
         yield self._lag()
-        yield _count("stalls", "Times that the event loop was late by more than 20 ms.", metrics.stalls)
+        yield _count(
+            "stalls", "Times that the event loop was late by more than 20 ms, for what was due.", metrics.stalls
+        )
         longest = metrics.longest_stall
         yield GaugeMetricFamily(_PREFIX + "longest_stall_seconds", "The longest since the start.", value=longest)
 

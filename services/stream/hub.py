@@ -24,7 +24,6 @@ from services.stream.pump import Pump
 from services.stream.resume import starting_point
 from services.stream.round import Round
 from services.stream.source import Source
-from services.stream.stalls import StallWatch
 from services.stream.topic import Topic
 from services.stream.viewer import Viewer
 from services.stream.wheel import Wheel
@@ -86,9 +85,8 @@ class Hub:
         self.draining = False
         self.heartbeat = settings.heartbeat
         self.buffer = Buffer(settings.buffer)
-        self.pump = Pump()
-        self.wheel = Wheel(min(_TICK, settings.heartbeat / 4))
-        self._stalls = StallWatch(self.metrics)
+        self.pump = Pump(self.metrics)
+        self.wheel = Wheel(min(_TICK, settings.heartbeat / 4), self.metrics)
         self._leave_until = 0.0
         self._nobody = asyncio.Event()
         self._census = Census(settings)
@@ -114,7 +112,6 @@ class Hub:
         self.source.start()
         self._census.start()
         self.wheel.start()
-        self._stalls.start()
 
     def prepare(self) -> None:
         """Connect to PostgreSQL before anybody waits for it: the first time takes as long as many later ones."""
@@ -136,7 +133,6 @@ class Hub:
         for one in self.wheel:
             one.cut()
         self.wheel.stop()
-        self._stalls.stop()
         for closing in self._closings.values():
             closing.cancel()
         for task in (*self._tasks, *self._openings.values(), *self._owners.values()):

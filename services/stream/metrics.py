@@ -10,6 +10,10 @@ LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 """Seconds. The window (`HEADWAY_WINDOW`) is one of them: what is below was not waiting for it."""
 
 
+LATE = 0.02
+"""Seconds by which the event loop may be late for what is due."""
+
+
 class Metrics:
     """All numbers only grow, but for `longest_stall`."""
 
@@ -59,6 +63,12 @@ class Metrics:
         self.subscriptions = 0
         self.stalls = 0
         self.longest_stall = 0.0
+
+    def came_late(self, seconds: float) -> None:
+        """The event loop, to something that was due."""
+        self.longest_stall = max(self.longest_stall, seconds)
+        if seconds > LATE:
+            self.stalls += 1
 
     def delivered(self, committed: int, readers: int = 1) -> None:
         """So many were just written what was committed then, in milliseconds since 1970; 0: nobody knows when."""

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import structlog
 
+from services.stream.metrics import UNCOUNTED, Metrics
+
 SLICE = 0.003
 """Seconds of writing, after which everybody else in the loop has a turn: a fan-out to thousands is no stall."""
 
@@ -30,11 +32,15 @@ class Turning(Protocol):
 
 
 class Pump:
-    """Works in the loop that runs when it is first used."""
+    """Works in the loop that runs when it is first used. How late that comes to it is counted: whatever works for long
+    in one go keeps everybody else waiting.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics = UNCOUNTED) -> None:
+        self._metrics = metrics
         self._waiting: deque[Turning] = deque()
         self._running = False
+        self._due = 0.0
 
     def add(self, one: Turning) -> None:
         """It shall have a turn; asking twice before that gives one."""
@@ -43,21 +49,27 @@ class Pump:
         one.queued = True
         self._waiting.append(one)
         if not self._running:
-            self._running = True
-            asyncio.get_running_loop().call_soon(self._run)
+            self._schedule(asyncio.get_running_loop())
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._running = True
+        self._due = perf_counter()
+        loop.call_soon(self._run)
 
     def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             self._take_turns(loop.time())
         finally:  # whatever happens, those who wait have their turn
-            self._running = bool(self._waiting)
-            if self._running:
-                loop.call_soon(self._run)
+            self._running = False
+            if self._waiting:
+                self._schedule(loop)
 
     def _take_turns(self, now: float) -> None:
         waiting = self._waiting
-        end = perf_counter() + SLICE  # uvloop's clock counts milliseconds
+        begin = perf_counter()  # uvloop's clock counts milliseconds
+        self._metrics.came_late(begin - self._due)
+        end = begin + SLICE
         while waiting:
             for _ in range(min(_LOOK, len(waiting))):
                 one = waiting.popleft()

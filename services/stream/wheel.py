@@ -10,6 +10,8 @@ from typing import Protocol
 
 import structlog
 
+from services.stream.metrics import UNCOUNTED, Metrics
+
 log = structlog.get_logger(__name__)
 
 
@@ -24,10 +26,11 @@ class Due(Protocol):
 
 
 class Wheel:
-    """`tick`: seconds; how late it may be."""
+    """`tick`: seconds; how late it may be. How late the event loop comes to it is counted."""
 
-    def __init__(self, tick: float) -> None:
+    def __init__(self, tick: float, metrics: Metrics = UNCOUNTED) -> None:
         self._tick = tick
+        self._metrics = metrics
         self._slots: dict[int, list[Due]] = {}
         self._turned = 0
         """The last slot that was looked at."""
@@ -57,6 +60,7 @@ class Wheel:
 
     def _turn(self) -> None:
         now = asyncio.get_running_loop().time()
+        self._metrics.came_late(now - (self._turned + 1) * self._tick)
         reached = max(int(now / self._tick), self._turned + 1)
         passed = range(self._turned + 1, reached + 1)
         self._turned = reached

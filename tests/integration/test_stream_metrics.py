@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from infra.embedded.valkey import Valkey
 from services.stream.app import create_app
 from services.stream.metrics import Metrics
-from services.stream.stalls import PERIOD, StallWatch
+from services.stream.pump import Pump
+from services.stream.wheel import Wheel
 from shared import models
 from shared.auth import issue_token
 from shared.channels import FORMAT, Frame, batch_channel
@@ -383,13 +384,27 @@ def test_redis_goes_away_and_comes_back(settings: Settings, writer: Writer, toke
         valkey.stop()
 
 
-async def test_a_loop_that_comes_late() -> None:
+class Turn:
+    """Somebody's, who has nothing to say."""
+
+    queued = False
+
+    def turn(self, now: float) -> None: ...
+
+    def cut(self) -> None: ...
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_loop_that_comes_late(*, idle: bool) -> None:
     metrics = Metrics()
-    watch = StallWatch(metrics)
-    watch.start()
-    await asyncio.sleep(0)
+    pump, wheel = Pump(metrics), Wheel(0.1, metrics)
+    if idle:
+        wheel.start()
+        await asyncio.sleep(0)
+    else:
+        pump.add(Turn())
     time.sleep(0.5)  # noqa: ASYNC251  # what nobody should do
-    await asyncio.sleep(2 * PERIOD)
-    watch.stop()
+    await asyncio.sleep(0.2)
+    wheel.stop()
     assert metrics.stalls
     assert 0.3 < metrics.longest_stall < 5
