@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,21 +24,12 @@ from shared.channels import viewers_key
 from shared.errors import TooManyRequests
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
-from tests.support.ports import own_port
 from tests.support.sse import Stream
 from tests.support.streams import stream_process
 from tests.support.web import assert_problem, served
 from tests.support.writer import Writer
 
 ODD_OWNERS = ["anna", "a b", "}", "}{", "{x}", "été:*?[a]", "headway:conn:{x}", "日本" * 100, "x" * 255]
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey", own_port())
-    server.start()
-    yield server
-    server.stop()
 
 
 def counted(client: "redis.Redis", namespace: str, owner: str) -> int:
