@@ -17,6 +17,7 @@ class SocketViewer(Viewer):
     topic = "batch"
 
     def _watch(self, connection: Connection) -> None:
+        self._record.cut()  # the last connection may have been left, or ended by the server, within a delta
         with RawSocket(next(self._addresses), self._token) as socket:
             if socket.status == 503:  # it leaves, and says so in words of HTTP
                 assert socket.headers["retry-after"]
