@@ -339,6 +339,8 @@ class Change:
             {
                 "batch_id": self.batch.id,
                 "queue": kind.queue,
+                "owner": self.batch.owner,
+                "kind": kind.name,
                 "priority": self.batch.priority,
                 "concurrency": self.batch.concurrency,
                 "paused": False,

@@ -66,6 +66,8 @@ def create_batch(
         {
             "batch_id": batch_id,
             "queue": kind.queue,
+            "owner": owner,
+            "kind": kind.name,
             "priority": priority,
             "concurrency": concurrency,
             "paused": False,

@@ -32,6 +32,8 @@ class Waiting(Struct, rename="camel", omit_defaults=True):
     reason: Literal["paused", "no_worker", "behind", "delayed", "limited"]
     ahead: int | None = None
     until: Time | None = None
+    after: Id | None = None
+    """The batch that is waited for."""
 
 
 class Batch(Struct, rename="camel"):
@@ -51,6 +53,13 @@ class Batch(Struct, rename="camel"):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+    # from here on what was added later: a process of an older version does not say it
+    eta_low: float | None = None
+    eta_high: float | None = None
+    open: bool = False
+    run_after: Time | None = None
+    after: Id | None = None
+    expires_at: Time | None = None
 
 
 class Job(Struct, rename="camel"):
@@ -68,6 +77,7 @@ class Job(Struct, rename="camel"):
     error: Failure | None
     started_at: Time | None
     finished_at: Time | None
+    metadata: dict[str, Any] = {}
 
 
 class Line(Struct, rename="camel"):
@@ -132,7 +142,7 @@ class BatchDeleted(Struct, rename="camel"):
     """Always."""
 
 
-class BatchChange(Batch):
+class BatchChange(Batch, kw_only=True):
     """The data of `progress` and `complete`: the batch as it is, and those of its jobs that changed."""
 
     jobs: list[Job]

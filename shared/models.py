@@ -52,6 +52,13 @@ batches = sa.Table(
     sa.Column("next_due", _TIME),  # the earliest of these times, when nothing but them is left to do
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False, server_default=sa.false()),  # to more jobs: it does not finish
+    # when it may begin, and by when it has to have ended
+    sa.Column("run_after", _TIME),
+    sa.Column("after_batch", UUID(as_uuid=True)),  # no foreign key: that one may be deleted first
+    sa.Column("after_any", sa.Boolean, nullable=False, server_default=sa.false()),  # however that one ends
+    sa.Column("expires_at", _TIME),
+    sa.Column("pace", JSONB),  # how long its jobs took: see pace.py
     sa.Column("created_at", _TIME, nullable=False),
     sa.Column("started_at", _TIME),
     sa.Column("finished_at", _TIME),
@@ -91,6 +98,9 @@ jobs = sa.Table(
     sa.Column("error_code", sa.Text),
     sa.Column("error_message", sa.Text),
     sa.Column("result", JSONB),
+    sa.Column("metadata", JSONB),  # its handler's own, shown while it runs
+    sa.Column("checkpoint", JSONB),  # what its handler gave for the next attempt
+    sa.Column("reported", sa.BigInteger, nullable=False, server_default="0"),  # the last report that was accepted
     sa.Column("last_line", sa.BigInteger, nullable=False),
     sa.Column("started_at", _TIME),  # of the latest attempt
     sa.Column("finished_at", _TIME),
@@ -116,14 +126,103 @@ sa.Index("ix_jobs_leased", jobs.c.batch_id, postgresql_where=sa.text("lease_toke
 lanes = sa.Table(
     "lanes",
     metadata,
-    # what a claim looks at: one narrow row for each unfinished batch, never rewritten while jobs change
+    # what a claim looks at: one narrow row for each unfinished batch. It is locked last, after the batch and its jobs.
     sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("concurrency", sa.Integer),
     sa.Column("paused", sa.Boolean, nullable=False),
+    # Whether there may be something to claim. A claim that finds nothing takes it away; whoever makes a job claimable
+    # sets it, always, as the last thing before the commit.
+    sa.Column("ready", sa.Boolean, nullable=False),
+    sa.Column("ready_at", _TIME),  # when to look again at one that is not ready; null: when somebody sets it
+    sa.Column("turn", sa.BigInteger, nullable=False),  # when it was last served, among its owner's: lower comes first
+    sa.Column("after_batch", UUID(as_uuid=True)),  # held back until that one has ended
+    sa.Column("expires_at", _TIME),
 )
-sa.Index("ix_lanes_order", lanes.c.queue, lanes.c.priority.desc(), lanes.c.batch_id)
+sa.Index(
+    "ix_lanes_ready",
+    lanes.c.queue,
+    lanes.c.priority.desc(),
+    lanes.c.owner,
+    lanes.c.turn,
+    lanes.c.batch_id,
+    postgresql_where=sa.text("ready AND NOT paused AND after_batch IS NULL"),
+)
+sa.Index("ix_lanes_ready_at", lanes.c.ready_at, postgresql_where=sa.text("NOT ready AND ready_at IS NOT NULL"))
+sa.Index("ix_lanes_after_batch", lanes.c.after_batch, postgresql_where=sa.text("after_batch IS NOT NULL"))
+sa.Index("ix_lanes_expires_at", lanes.c.expires_at, postgresql_where=sa.text("expires_at IS NOT NULL"))
+
+queue_turns = sa.Table(
+    "queue_turns",
+    metadata,
+    # whose turn it is: the owner that a claim of this queue served last, for each priority
+    sa.Column("queue", sa.Text, primary_key=True),
+    sa.Column("priority", sa.Integer, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+)
+
+kind_turns = sa.Table(
+    "kind_turns",
+    metadata,
+    # for kinds with a rate: when the next start is due if they follow one another evenly (GCRA's theoretical arrival)
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("due", _TIME, nullable=False),
+)
+
+paces = sa.Table(
+    "paces",
+    metadata,
+    # how long jobs of a kind took lately: what an estimate goes by before a batch has a history of its own
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("pace", JSONB, nullable=False),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    # one row for each worker process that is heard of
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("kinds", sa.ARRAY(sa.Text), nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("threads", sa.Integer, nullable=False),
+    sa.Column("running", sa.Integer, nullable=False),
+    sa.Column("abandoned", sa.Integer, nullable=False),
+    sa.Column("memory", sa.BigInteger, nullable=False),  # bytes
+    sa.Column("draining", sa.Boolean, nullable=False),  # it takes no more jobs
+    sa.Column("drain_requested", sa.Boolean, nullable=False),
+    sa.Column("started_at", _TIME, nullable=False),
+    sa.Column("seen_at", _TIME, nullable=False),
+)
+sa.Index("ix_workers_queue", workers.c.queue, workers.c.seen_at)
+
+listeners = sa.Table(
+    "listeners",
+    metadata,
+    # who is told of transitions, from the moment at which a worker that has it first started
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("seen_at", _TIME, nullable=False),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    # what a listener is still to be told of a batch: its transitions after `delivered`, up to `last`
+    sa.Column("listener", sa.Text, sa.ForeignKey("listeners.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("delivered", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("due_at", _TIME, nullable=False),  # not before: a lease while it is being told, a backoff after a failure
+    sa.Column("token", UUID(as_uuid=True)),  # of who tells it now
+)
+sa.Index("ix_outbox_due_at", outbox.c.listener, outbox.c.due_at)
+sa.Index("ix_outbox_batch_id", outbox.c.batch_id)
 
 log_lines = sa.Table(
     "log_lines",

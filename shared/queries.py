@@ -9,12 +9,14 @@ from sqlalchemy import TextClause, text
 _BATCH = """
     b.id, b.owner, b.kind, b.title, b.status, b.version, b.priority, b.concurrency, b.metadata, b.summary,
     b.queued, b.processing, b.completed, b.failed, b.cancelled, b.total, b.progress_sum, b.failed_items, b.line_count,
-    b.delayed, b.next_due, b.paused, b.cancel_requested, b.created_at, b.started_at, b.finished_at
+    b.delayed, b.next_due, b.paused, b.cancel_requested, b.open, b.run_after, b.after_batch, b.after_any, b.expires_at,
+    b.pace, b.created_at, b.started_at, b.finished_at
 """
 
 _JOB = """
     j.id, j.position, j.name, j.status, j.progress, j.step, j.message, j.items_done, j.items_failed, j.items_total,
-    j.attempt, j.cancel_requested, j.run_after, j.error_code, j.error_message, j.started_at, j.finished_at, j.version
+    j.attempt, j.cancel_requested, j.run_after, j.error_code, j.error_message, j.metadata, j.started_at, j.finished_at,
+    j.version
 """
 
 _LINE = "l.job_id, l.attempt, l.n, l.at, l.level, l.text, l.version"
@@ -42,7 +44,8 @@ _JOB_JSON = f"""
     || ',"runAfter":' || {_json_time("j.run_after")}
     || ',"error":' || CASE WHEN j.error_code IS NULL THEN 'null' ELSE
         '{{"code":' || {_json_text("j.error_code")} || ',"message":' || {_json_text("j.error_message")} || '}}' END
-    || ',"startedAt":' || {_json_time("j.started_at")} || ',"finishedAt":' || {_json_time("j.finished_at")} || '}}'
+    || ',"startedAt":' || {_json_time("j.started_at")} || ',"finishedAt":' || {_json_time("j.finished_at")}
+    || ',"metadata":' || coalesce(CAST(j.metadata AS text), '{{}}') || '}}'
 """
 
 _LINE_JSON = f"""
@@ -264,8 +267,8 @@ COPY_JOBS = """
 
 # For a new batch, or one that is reopened.
 ADD_LANE = _query("""
-    INSERT INTO lanes (batch_id, queue, priority, concurrency, paused)
-    VALUES (:batch_id, :queue, :priority, :concurrency, :paused)
+    INSERT INTO lanes (batch_id, queue, owner, kind, priority, concurrency, paused, ready, turn)
+    VALUES (:batch_id, :queue, :owner, :kind, :priority, :concurrency, :paused, true, 0)
 """)
 
 # Which batch the same request made before. Held by whoever inserts first: a twin waits here until that one is committed

@@ -27,6 +27,12 @@ def batch_of(row: Any) -> Batch:
         created_at=stamp(row.created_at),
         started_at=_maybe(row.started_at),
         finished_at=_maybe(row.finished_at),
+        eta_low=None,
+        eta_high=None,
+        open=row.open,
+        run_after=_maybe(row.run_after),
+        after=None if row.after_batch is None else str(row.after_batch),
+        expires_at=_maybe(row.expires_at),
     )
 
 
@@ -59,6 +65,7 @@ def job_of(row: Any) -> Job:
         error=None if row.error_code is None else Failure(row.error_code, row.error_message),
         started_at=_maybe(row.started_at),
         finished_at=_maybe(row.finished_at),
+        metadata=row.metadata or {},
     )
 
 

@@ -80,8 +80,8 @@ export class BatchState {
     return name === "progress" && this.#unfinished.length === 0 && !data.jobs?.length && !this.#forget && this.batch;
   }
 
-  #refresh({ waiting, etaSeconds }) {
-    this.batch = { ...this.batch, waiting, etaSeconds };
+  #refresh({ waiting, etaSeconds, etaLow, etaHigh }) {
+    this.batch = { ...this.batch, waiting, etaSeconds, etaLow, etaHigh };
     return { jobs: [], lines: [], reset: false, complete: false };
   }
 

@@ -41,7 +41,8 @@ class Reading:
         if event.name not in {"progress", "log", "complete"}:
             return None
         if self._is_refresh(event):
-            self.batch |= {name: event.data.get(name) for name in ("waiting", "etaSeconds")}
+            names = ("waiting", "etaSeconds", "etaLow", "etaHigh")
+            self.batch |= {name: event.data[name] for name in names if name in event.data}
             return None
         self._unfinished.append(event)
         if event.id is None:

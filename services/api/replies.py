@@ -8,7 +8,7 @@ from shared.events import Batch, Failure, Id, Job, Time
 from shared.jobs import BatchStatus
 
 
-class CreatedBatch(Batch):
+class CreatedBatch(Batch, kw_only=True):
     stream_url: str
     web_url: str
 
@@ -22,7 +22,7 @@ class Attempt(Struct, rename="camel"):
     error: Failure | None = None
 
 
-class JobDetail(Job):
+class JobDetail(Job, kw_only=True):
     params: dict[str, Any]
     """As they were given, but for secrets, in whose place stands `•••`."""
     result: Any

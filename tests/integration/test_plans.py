@@ -194,6 +194,8 @@ CASES: dict[str, list[Case]] = {
             given={
                 "batch_id": batch_id(FINISHED),
                 "queue": "default",
+                "owner": OWNER,
+                "kind": "rehearsal",
                 "priority": 0,
                 "concurrency": None,
                 "paused": False,
@@ -212,7 +214,7 @@ CASES: dict[str, list[Case]] = {
     "CLAIM": [
         Case(
             given={"queue": "default", "jobs": 8, "token": NEW, "lease": 15.0},
-            reads=f"{OFFERED} + pk_jobs | {OFFERED} + pk_jobs + ix_lanes_order",
+            reads=f"{OFFERED} + pk_jobs | {OFFERED} + pk_jobs + ix_lanes_ready",
             visits=LANES + 16,
             sorts=LANES,
         )
@@ -220,7 +222,7 @@ CASES: dict[str, list[Case]] = {
     "RUNNABLE": [
         Case(
             given={"queue": "default", "jobs": 16},
-            reads=f"{OFFERED} | {OFFERED} + ix_lanes_order",
+            reads=f"{OFFERED} | {OFFERED} + ix_lanes_ready",
             visits=LANES + 16,
         )
     ],

@@ -64,8 +64,8 @@ _FILL = f"""
         CASE WHEN NOT open THEN now() - b * interval '1 minute' END
     FROM sizes;
 
-    INSERT INTO lanes (batch_id, queue, priority, paused)
-    SELECT id, 'default', priority, paused FROM batches WHERE finished_at IS NULL;
+    INSERT INTO lanes (batch_id, queue, owner, kind, priority, paused, ready, turn)
+    SELECT id, 'default', owner, kind, priority, paused, true, 0 FROM batches WHERE finished_at IS NULL;
 
     INSERT INTO jobs (id, batch_id, position, name, params, status, progress, attempt, failures, cancel_requested,
         run_after, lease_token, lease_until, result, last_line, version)

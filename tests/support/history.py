@@ -23,7 +23,7 @@ from shared.jobs import FINAL_BATCH, FINAL_JOB, JOB_TRANSITIONS, JobStatus, batc
 from shared.rows import batch_of, job_of, line_of
 from tests.support.sse import JSON, Event, Record
 
-ESTIMATES = {"waiting", "etaSeconds"}
+ESTIMATES = {"waiting", "etaSeconds", "etaLow", "etaHigh"}
 """Of a batch: guesses of the moment, which are no part of a version."""
 
 # At the commit, so that it is exactly the committed state, however the change was made; a new batch has its jobs then.

@@ -14,7 +14,7 @@ from infra.cli.sse import Event, Parser
 Json = dict[str, Any]
 
 _JOBS = [{"name": f"job {number}", "params": {"steps": 4, "stepMs": 50}} for number in (1, 2)]
-_ESTIMATES = {"waiting", "etaSeconds"}
+_ESTIMATES = {"waiting", "etaSeconds", "etaLow", "etaHigh"}
 
 
 class Told:

@@ -177,4 +177,4 @@ def _check_reset(api: Api, path: str, last_id: str, reason: str, state: Reading)
 
 def _comparable(batch: Json) -> Json:
     """Without estimates of the moment."""
-    return {name: value for name, value in batch.items() if name not in {"waiting", "etaSeconds"}}
+    return {name: value for name, value in batch.items() if name not in {"waiting", "etaSeconds", "etaLow", "etaHigh"}}
