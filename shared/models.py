@@ -1,4 +1,4 @@
-"""The tables. What they mean is in docs/decisions and in the comments here; how they are used, in shared/queries.py."""
+"""The tables. What they mean is in docs/decisions and in the comments here; how they are used, in shared/queries."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, UUID
