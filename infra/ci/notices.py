@@ -23,6 +23,7 @@ BY_HAND = {
     "colorama": "BSD-3-Clause",
     "numpy": "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
     "pysocks": "BSD-3-Clause",
+    "pywin32": "PSF-2.0",
     "rich-click": "MIT",
     "swagger-ui-py": "Apache-2.0",
     "tzdata": "Apache-2.0",
