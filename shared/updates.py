@@ -1,6 +1,6 @@
 """What a job handler receives, yields and raises: all that the author of a handler has to know."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from uuid import UUID
@@ -40,7 +40,24 @@ class Log(Struct, frozen=True):
     level: Level = "log"
 
 
-Update = Progress | Step | Log
+class Metadata(Struct, frozen=True):
+    """What else is to be seen of the job while it runs and afterwards, as an object of JSON. It replaces what an
+    earlier one said; an attempt begins without.
+    """
+
+    value: Mapping[str, Any]
+
+
+class Checkpoint(Struct, frozen=True):
+    """How far the work is, for the next attempt, which finds it in `job.checkpoint`: whatever JSON can hold.
+
+    Nobody is shown it. It is stored within a tenth of a second: after a crash, the last but one may be what is found.
+    """
+
+    value: Any
+
+
+Update = Progress | Step | Log | Metadata | Checkpoint
 
 
 class Job(Struct, frozen=True):
@@ -53,15 +70,31 @@ class Job(Struct, frozen=True):
     attempt: int
     uploads: Path
     """The directory of uploaded files; a handler asks for `upload(id)`."""
+    checkpoint: Any = None
+    """What an earlier attempt gave as its last `Checkpoint`; None: nothing."""
+    scratch: Path | None = None
+    """Where `directory` is to be; a test that needs one says where."""
 
     def upload(self, upload_id: UUID) -> Path:
         """The uploaded file that the job's parameters name."""
         return self.uploads / str(upload_id)
 
+    @property
+    def directory(self) -> Path:
+        """An empty directory of this attempt's own, made when it is first asked for and removed when the attempt ends,
+        however it does.
+        """
+        if self.scratch is None:
+            raise ValueError("this job was made without a `scratch`, the place of its directory")
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.scratch
+
 
 Result = TypeVar("Result")
-Updates = Generator[Update, None, Result]
-"""What a handler is to return: a generator of updates whose return value is the job's result (what msgspec encodes)."""
+Updates = Generator[Update | None, None, Result]
+"""What a handler is to return: a generator of updates whose return value is the job's result (what msgspec encodes).
+
+None is no news: only a moment at which the job may be ended, which costs next to nothing."""
 
 Handler = Callable[[Any, Job], Updates[Any]]
 
