@@ -1,4 +1,4 @@
-"""Tokens and tickets: who is asking, and what they may see. Nothing here may ever be logged."""
+"""Tokens, tickets and report tokens: who is asking, and what they may do. Nothing here may ever be logged."""
 
 import math
 import time
@@ -18,13 +18,22 @@ from shared.settings import Settings, SettingsError
 TICKET_TTL = 24 * 3600
 """Seconds; never longer than the token that got it."""
 
+REPORT_TOKEN_TTL = 7 * 24 * 3600
+"""Seconds. Work may go on for longer than the token is good that submitted it; and another can be had at any time."""
+
 SCOPES = frozenset({"read", "write", "report", "admin"})
+
+ADMIN = "admin"
+"""What opens the others' doors too, and those of what is nobody's own: who has it must have been given it."""
 
 NOT_BEFORE_LEEWAY = 30
 """Seconds. The issuer's clock may be ahead of ours, and a token that has just been issued is good at once. There is no
 such leeway after `exp`: a token has ended when it says so, here as in the stream that it opened."""
 
 _TICKET_AUDIENCE = "headway-ticket"
+_REPORT_AUDIENCE = "headway-report"
+_REPORT_TYPE = "headway-report+jwt"
+"""In the header of a report token, so that it is told from a user's, which comes in the same place."""
 _ALGORITHM = "HS256"
 # A JWT is short; a long one is an attempt to make us work.
 _LONGEST = 8 * 1024
@@ -33,14 +42,24 @@ _LONGEST_OWNER = 255
 
 
 class Claims(Struct, frozen=True):
-    """Who is asking. `scope` None: everything that is the owner's. `expires` in seconds since the Unix epoch."""
+    """Who is asking. `scope` None: everything that is the owner's. `expires` in seconds since the Unix epoch.
+
+    `batch_id`: of a report token, which is good for nothing but this batch.
+    """
 
     owner: str
     scope: frozenset[str] | None
     expires: float
+    batch_id: UUID | None = None
+
+    def may_see(self, batch_id: UUID) -> bool:
+        """Whether it could be one of this batch; whose that is, PostgreSQL knows."""
+        return self.batch_id is None or self.batch_id == batch_id
 
     def may(self, scope: str) -> bool:
-        return self.scope is None or scope in self.scope or "admin" in self.scope
+        if self.scope is None:
+            return scope != ADMIN
+        return scope in self.scope or ADMIN in self.scope
 
 
 class TicketClaims(Struct, frozen=True):
@@ -88,20 +107,47 @@ def issue_ticket(settings: Settings, claims: Claims, batch_id: UUID) -> tuple[st
 
 def verify_ticket(settings: Settings, ticket: str) -> TicketClaims:
     """Raises Unauthenticated."""
+    return _decode_own(settings, ticket, _TICKET_AUDIENCE, "ticket")
+
+
+def issue_report_token(settings: Settings, owner: str, batch_id: UUID) -> tuple[str, datetime]:
+    """A token to report the progress of one batch's jobs, and when it ends."""
+    expires = int(time.time() + REPORT_TOKEN_TTL)
+    payload = {"sub": owner, "batch": str(batch_id), "aud": _REPORT_AUDIENCE, "exp": expires}
+    token = jwt.encode(payload, settings.ticket_key, algorithm=_ALGORITHM, headers={"typ": _REPORT_TYPE})
+    return token, datetime.fromtimestamp(expires, UTC)
+
+
+def is_report_token(token: str) -> bool:
+    """Whether it says so of itself; `verify_report_token` tells whether it is one."""
+    try:
+        return len(token) <= _LONGEST and jwt.get_unverified_header(token).get("typ") == _REPORT_TYPE
+    except jwt.InvalidTokenError:
+        return False
+
+
+def verify_report_token(settings: Settings, token: str) -> Claims:
+    """Raises Unauthenticated."""
+    claims = _decode_own(settings, token, _REPORT_AUDIENCE, "report token")
+    return Claims(claims.owner, frozenset({"read", "report"}), claims.expires, claims.batch_id)
+
+
+def _decode_own(settings: Settings, text: str, audience: str, name: str) -> TicketClaims:
+    """What we signed ourselves, by either key. Raises Unauthenticated, with a sentence that calls it `name`."""
     required = ["sub", "exp", "aud", "batch"]
     refusal = ""
     for key in filter(None, (settings.ticket_key, settings.ticket_key_old)):
         try:
-            payload = _decode(ticket, key, _ALGORITHM, _TICKET_AUDIENCE, None, required)
+            payload = _decode(text, key, _ALGORITHM, audience, None, required)
             break
         except Unauthenticated as error:
-            refusal = error.detail.replace("token", "ticket")
+            refusal = error.detail.replace("token", name)
     else:
         raise Unauthenticated(refusal)
     try:
         return TicketClaims(payload["sub"], UUID(payload["batch"]), float(payload["exp"]))
     except (ValueError, AttributeError, TypeError):
-        raise Unauthenticated("the ticket is not valid") from None
+        raise Unauthenticated(f"the {name} is not valid") from None
 
 
 def _secret(settings: Settings) -> str:

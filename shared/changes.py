@@ -7,8 +7,9 @@ version; the lock makes commit order equal version order, so that "rows with a v
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared import queries
 from shared.channels import Frame, Publisher, make_frame, uncertain
+from shared.creation import NewJob, copy_jobs, new_job
 from shared.events import Delta, Failure, Job, Line, encode, stamp
 from shared.jobs import (
     FINAL_BATCH,
@@ -29,7 +31,8 @@ from shared.jobs import (
     contribution,
 )
 from shared.kinds import KINDS
-from shared.rows import batch_of, counts_of, job_of
+from shared.pace import dump, load, load_history, remember
+from shared.rows import batch_of, counts_of, failure_text, job_of
 from shared.updates import Items, Level
 
 # The escape of a NUL, unless its backslash is itself escaped.
@@ -55,6 +58,10 @@ SUMMARY_SECONDS = 5
 """For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
 
 
+_MOST_SHOWN = 250
+"""New jobs that a frame shows: more would not fit into one anyway."""
+
+
 class JobUpdate(Struct, kw_only=True):
     """What becomes of one running job. None keeps what is there."""
 
@@ -65,6 +72,10 @@ class JobUpdate(Struct, kw_only=True):
     step: str | None = None
     message: str | None = None
     items: Items | None = None
+    metadata: bytes | None = None
+    """JSON, an object."""
+    checkpoint: bytes | None = None
+    """JSON."""
     last_line: int = 0
     error: Failure | None = None
     result: bytes | None = None
@@ -121,23 +132,37 @@ class Change:
         self._delayed: int = row.delayed
         self._paused: bool = row.paused
         self._cancel_requested: bool = row.cancel_requested
+        self._cancel_reason: str | None = row.cancel_reason
+        self._open: bool = row.open
+        self._held: bool = row.held
         self._started: bool = row.started_at is not None
+        self._pace = load(row.pace)
+        self._pace.tick(row.now.timestamp(), row.processing, moving=self._may_start)
         self._jobs: dict[str, Job] | None = {}
         """The changed jobs for the frame; None when readers had better ask PostgreSQL."""
         self._lines: list[Line] = []
         self._line_count: int = row.line_count
         self._transitions: list[tuple[UUID | None, str | None, str, int | None, str, str | None]] = []
         self._reason = "jobs"
+        self._message: str | None = None
         self._touched = False
+        self._wake = False
+        """Whether something became claimable, or room for it."""
 
     @property
     def startable(self) -> int:
         """How many jobs may be started now, by what was asked of the batch and its limit."""
-        if self._paused or self._cancel_requested:
+        if self._paused or self._held or self._cancel_requested:
             return 0
         if self.batch.concurrency is None:
             return self._counts.queued
         return max(0, int(self.batch.concurrency) - self._counts.processing)
+
+    @property
+    def _may_start(self) -> bool:
+        """Whether a worker that had room for it would have found something to start."""
+        stopped = self._paused or self._held or self._cancel_requested
+        return self._started and not stopped and self._counts.queued > self._delayed
 
     def start(self, ids: Sequence[UUID], token: UUID, lease: float) -> list[Row[Any]]:
         """Those reserved under `token` that are still queued begin to run. `lease` in seconds."""
@@ -148,7 +173,10 @@ class Change:
             self._delayed -= row.delayed
             self._note(row.id, JobStatus.QUEUED, JobStatus.PROCESSING, row.attempt, "started")
             self._show(row)
-        self._started = self._started or bool(rows)
+        if rows and not self._started:
+            self._started = True
+            pace = self._connection.execute(queries.KIND_PACE, {"kind": self.batch.kind}).scalar_one_or_none()
+            self._pace.history = load_history(pace)
         return rows
 
     def started(self, ids: Sequence[UUID], token: UUID) -> list[Row[Any]]:
@@ -158,6 +186,7 @@ class Change:
     def release(self, ids: Sequence[UUID], token: UUID) -> None:
         """Reservations that may not be started go back."""
         self._connection.execute(queries.RELEASE, {"ids": list(ids), "token": token})
+        self._wake = True
 
     def update(self, updates: Sequence[JobUpdate], *, only_expired: bool = False) -> set[UUID]:
         """Those that still hold their token get on or end; returns which. `only_expired`: and whose lease is over."""
@@ -174,8 +203,10 @@ class Change:
             if status is not JobStatus.PROCESSING:
                 self._counts.move(JobStatus.PROCESSING, status)
                 self._delayed += row.run_after is not None
-                reason = "cancelled" if status is JobStatus.CANCELLED else update.reason
-                message = None if update.error is None else f"{update.error.code}: {update.error.message}"
+                self._learn(row, status, counts=update.counts)
+                self._wake |= status is JobStatus.QUEUED or self.batch.concurrency is not None
+                reason = self._cancelled_for if status is JobStatus.CANCELLED else update.reason
+                message = None if update.error is None else failure_text(update.error)
                 self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
             self._show(row)
         return {row.id for row in rows}
@@ -207,16 +238,51 @@ class Change:
         else:
             self._jobs = None  # some belong to an earlier version: readers ask PostgreSQL
 
-    def cancel(self) -> None:
-        """The batch is to end: queued jobs at once, running ones are asked to. A pause is lifted."""
-        gone = self._connection.execute(queries.CANCEL_QUEUED, self._here).one()
+    def append(self, jobs: Sequence[NewJob], uploads: Collection[UUID] = ()) -> None:
+        """More jobs, behind those that are there; `uploads`: those that they name."""
+        first = self._counts.total
+        ids = copy_jobs(self._connection, self.batch.id, jobs, first=first, version=self.version)
+        if uploads:
+            uses = {"batch_id": self.batch.id, "ids": sorted(uploads)}
+            self._connection.execute(queries.USE_UPLOADS_FOR, uses)
+        self._counts.queued += len(jobs)
+        self._counts.total += len(jobs)
+        self._wake = True
+        if self._jobs is None or len(jobs) > _MOST_SHOWN:
+            self._jobs = None
+        else:
+            new = (new_job(*job) for job in zip(ids, count(first), jobs, strict=False))
+            self._jobs |= {job.id: job for job in new}
+        self._touched = True
+
+    def end_appending(self) -> None:
+        """There will be no more jobs: once all have ended, the batch has."""
+        self._open, self._reason, self._touched = False, "closed", True
+
+    def let_begin(self) -> None:
+        """The batch that it waited for has ended as it should."""
+        self._connection.execute(queries.LET_GO_LANE, {"batch_id": self.batch.id})
+        self._held, self._touched, self._wake = False, True, True
+
+    def give_up_waiting(self, reason: str, message: str) -> None:
+        """That one has not, so this one is cancelled. Whoever has it run again all the same need not wait any more."""
+        self.cancel(reason, message)
+        self._held = False
+
+    def cancel(self, reason: str | None = None, message: str | None = None) -> None:
+        """The batch is to end: queued jobs at once, running ones are asked to. A pause is lifted, no jobs are added.
+
+        `reason` and `message`: for the history, where it is not because somebody asked for it.
+        """
+        gone = self._connection.execute(queries.CANCEL_QUEUED, {**self._here, "reason": reason or "cancelled"}).one()
         self._connection.execute(queries.REQUEST_CANCEL, self._here)
         self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED, gone.jobs)
         self._progress_sum += int(gone.progress)
         self._delayed = 0
         if self._paused:
             self.resume()
-        self._cancel_requested, self._reason = True, "cancelled"
+        self._cancel_requested, self._cancel_reason, self._message = True, reason, message
+        self._open = False
         self._jobs = None
         self._touched = True
 
@@ -226,6 +292,7 @@ class Change:
 
     def resume(self) -> None:
         self._set_paused(False, "resumed")
+        self._wake = True
 
     def cancel_job(self, job_id: UUID) -> bool:
         """The job is to end: at once if it is queued, else it is asked to. Whether that changed anything."""
@@ -236,6 +303,7 @@ class Change:
             self._progress_sum += 100 - row.old_progress
             self._delayed -= row.delayed
             self._note(row.id, JobStatus.QUEUED, JobStatus.CANCELLED, row.attempt, "cancelled")
+            self._wake |= self.batch.concurrency is not None  # it may have been reserved
         else:
             row = self._connection.execute(queries.REQUEST_CANCEL_JOB, parameters).one_or_none()
         if row is not None:
@@ -271,6 +339,7 @@ class Change:
     def close(self) -> Frame | None:
         """Writes the batch; what `commit` is to publish. None if nothing was changed."""
         if not self._touched:
+            self._wake_lane()
             return None
         old = BatchStatus(self.batch.status)
         new = batch_status(
@@ -279,10 +348,11 @@ class Change:
             paused=self._paused,
             cancel_requested=self._cancel_requested,
             failed_items=self._failed_items,
+            still_open=self._open,
         )
         if new is not old:
-            reason = "cancelled" if self._cancel_requested else self._reason
-            self._transitions.append((None, old, new, None, reason, None))
+            reason = self._cancelled_for if self._cancel_requested else self._reason
+            self._transitions.append((None, old, new, None, reason, self._message))
         self._write_transitions()
         final = new in FINAL_BATCH
         row = self._connection.execute(
@@ -296,6 +366,7 @@ class Change:
                 "completed": self._counts.completed,
                 "failed": self._counts.failed,
                 "cancelled": self._counts.cancelled,
+                "total": self._counts.total,
                 "progress_sum": self._progress_sum,
                 "failed_items": self._failed_items,
                 "line_count": self._line_count,
@@ -303,17 +374,29 @@ class Change:
                 "next_due": self._next_due(),
                 "paused": self._paused,
                 "cancel_requested": self._cancel_requested,
+                "cancel_reason": self._cancel_reason,
+                "open": self._open,
+                "held": self._held,
                 "summary": self._summary() if final else None,
+                "pace": dump(self._pace) if self._started else None,
                 "started": self._started,
                 "finished": final,
             },
         ).one()
         if final:
             self._connection.execute(queries.CLOSE_LANE, {"batch_id": self.batch.id})
+            self._remember()
+        else:
+            self._wake_lane()
         batch, delta = batch_of(row), None
         if self._jobs is not None:
             delta = Delta(batch, list(self._jobs.values()), self._lines, self._line_count)
         return make_frame(self.batch.epoch, self.batch.version, batch, delta)
+
+    @property
+    def _cancelled_for(self) -> str:
+        """Why, in the history; of the batch, or of one job of it."""
+        return self._cancel_reason or "cancelled"
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -324,16 +407,21 @@ class Change:
         self._paused, self._reason = paused, reason
         self._touched = True
 
+    def _wake_lane(self) -> None:
+        """The last write of a change, so that whoever claims meanwhile is held up as shortly as can be."""
+        if self._wake:
+            self._connection.execute(queries.WAKE_LANE, {"batch_id": self.batch.id})
+
     def _reopen(self) -> None:
         """There is something to run again."""
-        self._touched = True
+        self._touched = self._wake = True
         if BatchStatus(self.batch.status) not in FINAL_BATCH:
             return
         kind = KINDS.get(self.batch.kind)
         if kind is None:
             raise Unrunnable(self.batch.kind)
         self._started = True  # it counts as begun, also if it was cancelled before its first start
-        self._cancel_requested, self._paused, self._reason = False, False, "retried"
+        self._cancel_requested, self._cancel_reason, self._paused, self._reason = False, None, False, "retried"
         self._connection.execute(
             queries.ADD_LANE,
             {
@@ -344,6 +432,10 @@ class Change:
                 "priority": self.batch.priority,
                 "concurrency": self.batch.concurrency,
                 "paused": False,
+                # what kept it from beginning still does, unless that was what ended it
+                "run_after": self.batch.run_after,
+                "after_batch": self.batch.after_batch if self._held else None,
+                "expires_at": self.batch.expires_at,
             },
         )
 
@@ -353,6 +445,26 @@ class Change:
             return None
         due: datetime | None = self._connection.execute(queries.NEXT_DUE, {"batch_id": self.batch.id}).scalar_one()
         return due
+
+    def _learn(self, row: Row[Any], status: JobStatus, *, counts: bool) -> None:
+        """How long an attempt took that has ended; `counts`: against the kind's attempts."""
+        seconds = ((row.finished_at or self.batch.now) - row.started_at).total_seconds()
+        if status is JobStatus.COMPLETED:
+            self._pace.complete(seconds)
+        elif status is JobStatus.FAILED:
+            self._pace.fail(seconds)
+        elif status is JobStatus.QUEUED and counts:
+            self._pace.retry(seconds)
+        else:
+            self._pace.leave(seconds)
+
+    def _remember(self) -> None:
+        """What the batch showed of its kind, unless another batch of the kind ends in this moment."""
+        kind = {"kind": self.batch.kind}
+        row = self._connection.execute(queries.PACE_TO_MOVE, kind).one_or_none()
+        history = None if row is None else remember(load_history(row.pace), self._pace)
+        if history is not None:
+            self._connection.execute(queries.MOVE_PACE, kind | {"pace": dump(history)})
 
     def _show(self, row: Row[Any]) -> None:
         self._touched = True
@@ -414,6 +526,8 @@ class Change:
             "items_done": [update.items.done if update.items else None for update in updates],
             "items_failed": [update.items.failed if update.items else None for update in updates],
             "items_total": [update.items.total if update.items else None for update in updates],
+            "metadata": [None if update.metadata is None else update.metadata.decode() for update in updates],
+            "checkpoints": [None if update.checkpoint is None else update.checkpoint.decode() for update in updates],
             "last_lines": [update.last_line for update in updates],
             "error_codes": [update.error.code if update.error else None for update in updates],
             "error_messages": [update.error.message if update.error else None for update in updates],

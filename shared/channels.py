@@ -11,6 +11,7 @@
 """
 
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 import msgspec
@@ -129,6 +130,10 @@ def decode_owner_frame(message: bytes) -> OwnerFrame | None:
     return frame if frame.format == FORMAT else None
 
 
+def _nobody() -> None:
+    pass
+
+
 class Publisher:
     """Tells whoever listens what was committed. Never raises and never blocks for long: these are hints."""
 
@@ -140,6 +145,8 @@ class Publisher:
         self._redis = Outage("redis", "publishing")
         self.suspended = False
         """Set by whoever knows that Redis is away: then nothing is even tried."""
+        self.committed: Callable[[], None] = _nobody
+        """Called for each commit of this process, whatever becomes of the hint; it must return at once."""
 
     @property
     def away(self) -> bool:
@@ -148,6 +155,7 @@ class Publisher:
 
     def publish(self, batch_id: UUID, frame: Frame) -> None:
         """To be called after the commit."""
+        self.committed()
         if self.suspended or self.away:
             return
         frame.at = frame.at or time.time_ns() // 1_000_000

@@ -1,6 +1,7 @@
 """Creating a batch: one bulk insert, however many jobs."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from uuid_utils.compat import uuid7
 
 from shared import queries
 from shared.channels import Frame, make_frame
-from shared.events import encode
+from shared.events import Job, encode
+from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.rows import batch_of
 
@@ -28,6 +30,22 @@ class NewJob(Struct):
     """JSON, checked already."""
 
 
+class Schedule(Struct, frozen=True, kw_only=True):
+    """When a batch may begin, and by when it has to have ended."""
+
+    run_after: datetime | None = None
+    after: UUID | None = None
+    """The batch that it is to follow."""
+    after_any: bool = False
+    """However that one ends; otherwise only if it completes."""
+    held: bool = False
+    """That one has not ended so yet: somebody has to see it end (see succession.py)."""
+    expires_at: datetime | None = None
+
+
+AT_ONCE = Schedule()
+
+
 def create_batch(
     connection: Connection,
     kind: Kind,
@@ -40,11 +58,14 @@ def create_batch(
     metadata: dict[str, Any] | None = None,
     uploads: Collection[UUID] = (),
     batch_id: UUID | None = None,
+    schedule: Schedule = AT_ONCE,
+    still_open: bool = False,
 ) -> Row[Any]:
     """Stores the batch at version 1 and its jobs; the batch's row, and the `epoch`. To be followed by `commit` with its
     `creation_frame`, and then by `TICKETS`.
 
-    `uploads`: those that the jobs name. `batch_id`: where the caller had to know it before.
+    `uploads`: those that the jobs name. `batch_id`: where the caller had to know it before. `still_open`: more jobs
+    may be added to it, and it does not end before that has ended.
     """
     batch_id = batch_id or uuid7()
     row = connection.execute(
@@ -58,9 +79,15 @@ def create_batch(
             "concurrency": concurrency,
             "metadata": encode(metadata or {}).decode(),
             "total": len(jobs),
+            "open": still_open,
+            "run_after": schedule.run_after,
+            "after_batch": schedule.after,
+            "after_any": schedule.after_any,
+            "held": schedule.held,
+            "expires_at": schedule.expires_at,
         },
     ).one()
-    _copy_jobs(connection, batch_id, jobs)
+    copy_jobs(connection, batch_id, jobs, version=1)
     connection.execute(
         queries.ADD_LANE,
         {
@@ -71,6 +98,9 @@ def create_batch(
             "priority": priority,
             "concurrency": concurrency,
             "paused": False,
+            "run_after": schedule.run_after,
+            "after_batch": schedule.after if schedule.held else None,
+            "expires_at": schedule.expires_at,
         },
     )
     if uploads:
@@ -111,26 +141,52 @@ _FIELDS = (12).to_bytes(2)
 _UUID = (16).to_bytes(4)
 _INTEGER = (4).to_bytes(4)
 _JSONB = b"\1"  # the version of its form, which is text after that
-_NEW = b"".join(  # status, progress, attempt, failures, cancel_requested, last_line, version
-    _field(data) for data in (b"QUEUED", bytes(4), bytes(4), bytes(4), bytes(1), bytes(8), (1).to_bytes(8))
+_NEW = b"".join(  # status, progress, attempt, failures, cancel_requested, last_line
+    _field(data) for data in (b"QUEUED", bytes(4), bytes(4), bytes(4), bytes(1), bytes(8))
 )
 
 
-def _copy_jobs(connection: Connection, batch_id: UUID, jobs: Sequence[NewJob]) -> None:
+def copy_jobs(
+    connection: Connection, batch_id: UUID, jobs: Sequence[NewJob], *, first: int = 0, version: int
+) -> list[bytes]:
+    """Stores them, from position `first` on; their ids, which rise."""
+    ids = [uuid_utils.uuid7().bytes for _ in jobs]
+    new = _NEW + _field(version.to_bytes(8))
     # the driver's own cursor: SQLAlchemy has no COPY
     cursor = connection.connection.cursor()
     with cursor.copy(queries.COPY_JOBS) as copy:
         copy.write(_HEAD)
         for begin in range(0, len(jobs), _ROWS):
-            some = enumerate(jobs[begin : begin + _ROWS], begin)
-            copy.write(b"".join([_row(batch_id, position, job) for position, job in some]))
+            some = range(begin, min(begin + _ROWS, len(jobs)))
+            copy.write(b"".join([_row(batch_id, ids[n], first + n, jobs[n]) + new for n in some]))
         copy.write(_END)
     cursor.close()
+    return ids
 
 
-def _row(batch_id: UUID, position: int, job: NewJob) -> bytes:
-    """Columns as COPY_JOBS has them."""
+def _row(batch_id: UUID, job_id: bytes, position: int, job: NewJob) -> bytes:
+    """Columns as COPY_JOBS has them, up to those that are the same in all rows."""
     name, params = job.name.encode(), job.params
-    ids = _UUID + uuid_utils.uuid7().bytes + _UUID + batch_id.bytes + _INTEGER + position.to_bytes(4)
+    ids = _UUID + job_id + _UUID + batch_id.bytes + _INTEGER + position.to_bytes(4)
     texts = len(name).to_bytes(4) + name + (len(params) + 1).to_bytes(4) + _JSONB + params
-    return _FIELDS + ids + texts + _NEW
+    return _FIELDS + ids + texts
+
+
+def new_job(job_id: bytes, position: int, job: NewJob) -> Job:
+    """As readers see one that was just stored."""
+    return Job(
+        id=str(UUID(bytes=job_id)),
+        position=position,
+        name=job.name,
+        status=JobStatus.QUEUED,
+        progress=0,
+        step=None,
+        message=None,
+        items=None,
+        attempt=0,
+        cancel_requested=False,
+        run_after=None,
+        error=None,
+        started_at=None,
+        finished_at=None,
+    )

@@ -66,17 +66,15 @@ def batch_progress(progress_sum: int, total: int) -> int:
 
 
 def batch_status(
-    counts: Counts, *, started: bool, paused: bool, cancel_requested: bool, failed_items: int
+    counts: Counts, *, started: bool, paused: bool, cancel_requested: bool, failed_items: int, still_open: bool = False
 ) -> BatchStatus:
-    """The one state that follows from the counters and what was asked for."""
-    if counts.total and not counts.queued and not counts.processing:
-        if cancel_requested or counts.cancelled == counts.total:
+    """The one state that follows from the counters and what was asked for. `still_open`: there may be more jobs."""
+    if not still_open and not counts.queued and not counts.processing:
+        if cancel_requested or (counts.total and counts.cancelled == counts.total):
             return BatchStatus.CANCELLED
-        if counts.completed == 0:
-            return BatchStatus.FAILED
         if counts.completed == counts.total and not failed_items:
-            return BatchStatus.COMPLETED
-        return BatchStatus.PARTIAL
+            return BatchStatus.COMPLETED  # also without a single job
+        return BatchStatus.PARTIAL if counts.completed else BatchStatus.FAILED
     if paused:
         return BatchStatus.PAUSED
     return BatchStatus.PROCESSING if started else BatchStatus.QUEUED

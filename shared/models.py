@@ -1,7 +1,7 @@
 """The tables. What they mean is in docs/decisions and in the comments here; how they are used, in shared/queries."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import JSON, JSONB, UUID
 
 metadata = sa.MetaData(
     naming_convention={
@@ -57,7 +57,9 @@ batches = sa.Table(
     sa.Column("run_after", _TIME),
     sa.Column("after_batch", UUID(as_uuid=True)),  # no foreign key: that one may be deleted first
     sa.Column("after_any", sa.Boolean, nullable=False, server_default=sa.false()),  # however that one ends
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),  # that end has not been seen yet
     sa.Column("expires_at", _TIME),
+    sa.Column("cancel_reason", sa.Text),  # why its cancel was requested, for the history
     sa.Column("pace", JSONB),  # how long its jobs took: see pace.py
     sa.Column("created_at", _TIME, nullable=False),
     sa.Column("started_at", _TIME),
@@ -98,9 +100,12 @@ jobs = sa.Table(
     sa.Column("error_code", sa.Text),
     sa.Column("error_message", sa.Text),
     sa.Column("result", JSONB),
-    sa.Column("metadata", JSONB),  # its handler's own, shown while it runs
-    sa.Column("checkpoint", JSONB),  # what its handler gave for the next attempt
-    sa.Column("reported", sa.BigInteger, nullable=False, server_default="0"),  # the last report that was accepted
+    # its handler's own, shown while it runs; kept as text, which viewers get as it is
+    sa.Column("metadata", JSON(none_as_null=True)),
+    sa.Column("checkpoint", JSON(none_as_null=True)),  # what its handler gave for the next attempt
+    # of a job of the kind `external`: the last report that was accepted, and whose: the run may be over
+    sa.Column("reported", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reported_run", UUID(as_uuid=True)),
     sa.Column("last_line", sa.BigInteger, nullable=False),
     sa.Column("started_at", _TIME),  # of the latest attempt
     sa.Column("finished_at", _TIME),
@@ -138,7 +143,6 @@ lanes = sa.Table(
     # sets it, always, as the last thing before the commit.
     sa.Column("ready", sa.Boolean, nullable=False),
     sa.Column("ready_at", _TIME),  # when to look again at one that is not ready; null: when somebody sets it
-    sa.Column("turn", sa.BigInteger, nullable=False),  # when it was last served, among its owner's: lower comes first
     sa.Column("after_batch", UUID(as_uuid=True)),  # held back until that one has ended
     sa.Column("expires_at", _TIME),
 )
@@ -146,12 +150,17 @@ sa.Index(
     "ix_lanes_ready",
     lanes.c.queue,
     lanes.c.priority.desc(),
+    lanes.c.kind,
     lanes.c.owner,
-    lanes.c.turn,
     lanes.c.batch_id,
     postgresql_where=sa.text("ready AND NOT paused AND after_batch IS NULL"),
 )
-sa.Index("ix_lanes_ready_at", lanes.c.ready_at, postgresql_where=sa.text("NOT ready AND ready_at IS NOT NULL"))
+sa.Index(
+    "ix_lanes_ready_at",
+    lanes.c.queue,
+    lanes.c.ready_at,
+    postgresql_where=sa.text("NOT ready AND ready_at IS NOT NULL"),
+)
 sa.Index("ix_lanes_after_batch", lanes.c.after_batch, postgresql_where=sa.text("after_batch IS NOT NULL"))
 sa.Index("ix_lanes_expires_at", lanes.c.expires_at, postgresql_where=sa.text("expires_at IS NOT NULL"))
 
@@ -162,6 +171,16 @@ queue_turns = sa.Table(
     sa.Column("queue", sa.Text, primary_key=True),
     sa.Column("priority", sa.Integer, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
+)
+
+owner_turns = sa.Table(
+    "owner_turns",
+    metadata,
+    # which of an owner's batches a claim served last; gone once the queue has nothing more
+    sa.Column("queue", sa.Text, primary_key=True),
+    sa.Column("priority", sa.Integer, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), nullable=False),  # no foreign key: that one may be gone
 )
 
 kind_turns = sa.Table(
@@ -192,14 +211,17 @@ workers = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("threads", sa.Integer, nullable=False),
     sa.Column("running", sa.Integer, nullable=False),
+    sa.Column("job_ids", sa.ARRAY(UUID(as_uuid=True)), nullable=False),  # those that run
     sa.Column("abandoned", sa.Integer, nullable=False),
     sa.Column("memory", sa.BigInteger, nullable=False),  # bytes
     sa.Column("draining", sa.Boolean, nullable=False),  # it takes no more jobs
     sa.Column("drain_requested", sa.Boolean, nullable=False),
     sa.Column("started_at", _TIME, nullable=False),
     sa.Column("seen_at", _TIME, nullable=False),
+    # rewritten every two seconds: never an index, therefore, with what is rewritten then
+    postgresql_with={"fillfactor": "50"},
 )
-sa.Index("ix_workers_queue", workers.c.queue, workers.c.seen_at)
+sa.Index("ix_workers_queue", workers.c.queue)
 
 listeners = sa.Table(
     "listeners",
@@ -213,8 +235,9 @@ outbox = sa.Table(
     "outbox",
     metadata,
     # what a listener is still to be told of a batch: its transitions after `delivered`, up to `last`
-    sa.Column("listener", sa.Text, sa.ForeignKey("listeners.name", ondelete="CASCADE"), primary_key=True),
     sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    # no foreign key: each new row would lock the listener's, which all changes share
+    sa.Column("listener", sa.Text, primary_key=True),
     sa.Column("delivered", sa.BigInteger, nullable=False),
     sa.Column("last", sa.BigInteger, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
@@ -222,7 +245,6 @@ outbox = sa.Table(
     sa.Column("token", UUID(as_uuid=True)),  # of who tells it now
 )
 sa.Index("ix_outbox_due_at", outbox.c.listener, outbox.c.due_at)
-sa.Index("ix_outbox_batch_id", outbox.c.batch_id)
 
 log_lines = sa.Table(
     "log_lines",

@@ -25,6 +25,8 @@ _KEYS_ADDRESS = re.compile(
     r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE
 )
 
+_LIMIT = re.compile(r"(?P<kind>[^\s=@,]+)=(?=.)(?P<concurrency>[1-9]\d{0,5})?(?:@(?P<rate>\d{1,6}(?:\.\d{1,6})?))?")
+
 _UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
 
 
@@ -80,6 +82,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Jobs that one worker process runs at once."""
     lease: Annotated[float, Meta(ge=1, le=3600)] = 15
     """How long a worker that is not heard of keeps its jobs, and a stream process its viewers' places."""
+    owner_concurrency: Count | None = None
+    """Jobs of one owner that run at once, in all queues together; as many as there is room for unless set."""
+    limits: str = ""
+    """Kinds of which only so many run at once or start in a second, instead of what the kinds say themselves:
+    photos.inventory=4,mail.send=2@10,report=@0.5"""
     cancel_grace: Positive = 5
     """How long a handler may take to end after a cancel, a time limit or at shutdown."""
     drain_grace: Positive = 10
@@ -138,6 +145,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     _check_keys(settings)
     read_origins(settings)
     read_proxies(settings)
+    read_limits(settings)
     return settings
 
 
@@ -180,6 +188,34 @@ def read_proxies(settings: Settings) -> tuple[Network, ...]:
         raise SettingsError(
             f"HEADWAY_PROXIES: expected addresses and networks like 10.0.0.0/8,2001:db8::1; {error}"
         ) from None
+
+
+class Limit(Struct, frozen=True):
+    """Of a kind of job. None: there is none."""
+
+    concurrency: int | None = None
+    """Jobs that run at once."""
+    rate: float | None = None
+    """Starts a second; a second's worth of them, or one, may come at once."""
+
+
+def read_limits(settings: Settings) -> dict[str, Limit]:
+    """`limits`, by kind. Raises SettingsError."""
+    limits: dict[str, Limit] = {}
+    for text in filter(None, map(str.strip, settings.limits.split(","))):
+        found = _LIMIT.fullmatch(text)
+        if found is None or (found["rate"] is not None and float(found["rate"]) == 0):
+            raise SettingsError(
+                f"HEADWAY_LIMITS: {text} is not a kind with how many run at once, how many start in a second, or both: "
+                "photos.inventory=4, mail.send=@10 or mail.send=2@10"
+            )
+        if found["kind"] in limits:
+            raise SettingsError(f"HEADWAY_LIMITS: {found['kind']} is there twice")
+        limits[found["kind"]] = Limit(
+            None if found["concurrency"] is None else int(found["concurrency"]),
+            None if found["rate"] is None else float(found["rate"]),
+        )
+    return limits
 
 
 def _check_keys(settings: Settings) -> None:

@@ -116,7 +116,9 @@ class Fatal(JobError):
 
 
 class Retryable(JobError):
-    """Worth another attempt, if the kind allows one; `after` is a wait in seconds instead of the usual backoff."""
+    """Worth another attempt, if the kind allows one; `after` is a wait in seconds, a day at most, instead of the
+    usual backoff.
+    """
 
     def __init__(self, message: str, *, code: str = "failed", after: float | None = None) -> None:
         super().__init__(message, code=code)

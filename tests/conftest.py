@@ -17,6 +17,7 @@ from infra.embedded.postgres import Postgres
 from infra.embedded.valkey import Valkey
 from infra.migrations.migrate import migrate
 from shared.database import connect_url, make_engine
+from shared.kit.children import stop_guard
 from shared.settings import Settings
 from tests.support.ports import own_port
 
@@ -27,6 +28,7 @@ _numbers = count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-wire", action="store_true", help="write tests/wire/*.json anew, from what is sent now")
+    parser.addoption("--redis-away", type=float, default=15, metavar="SECONDS", help="for how long (test_standby.py)")
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def rewrite_wire(request: pytest.FixtureRequest) -> bool:
 def nothing_is_left_running() -> Iterator[None]:
     """Set up before every other fixture, so torn down after all of them: by then all that they started has ended."""
     yield
+    stop_guard()  # of commands that handlers ran here; it is there as long as the process
     children = [child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
     commands = [Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ") for child in children]
     assert commands == [], "the tests left these running"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpx
@@ -44,14 +44,16 @@ class Api:
         with _readable(path) as file:
             return str(self._ask("POST", "/api/uploads", files={"file": (path.name, file)})["uploadId"])
 
-    def create_batch(self, submission: Mapping[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", "/api/batches", json=submission)
+    def create_batch(self, submission: Mapping[str, Any], *, key: str | None = None) -> dict[str, Any]:
+        """`key`: the same one and the same submission again make no second batch."""
+        more = {} if key is None else {"Idempotency-Key": key}
+        return self._ask("POST", "/api/batches", more=more, json=submission)
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         return self._ask("GET", f"/api/batches/{batch_id}")
 
     def control(self, batch_id: str, action: str) -> dict[str, Any]:
-        """`cancel`, `pause`, `resume` or `retry-failed`."""
+        """`cancel`, `close`, `pause`, `resume` or `retry-failed`."""
         return self._ask("POST", f"/api/batches/{batch_id}/{action}")
 
     def delete(self, batch_id: str) -> None:
@@ -64,6 +66,13 @@ class Api:
     def timeline(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """What happened, oldest first."""
         return self._items(f"/api/batches/{batch_id}/timeline")
+
+    def workers(self) -> Iterator[dict[str, Any]]:
+        """All of the installation's, the oldest first."""
+        return self._items("/api/workers")
+
+    def drain_worker(self, worker_id: str) -> dict[str, Any]:
+        return self._ask("POST", f"/api/workers/{urllib.parse.quote(worker_id, safe='')}/drain")
 
     def log(self, batch_id: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """All log lines that the query asks for, as text, in pieces."""
@@ -95,9 +104,12 @@ class Api:
             yield from page["items"]
             cursor = page["nextCursor"]
 
-    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, *, more: Mapping[str, str] = MappingProxyType({}), **content: Any
+    ) -> httpx.Response:
+        """`more`: headers."""
         try:
-            response = self.client.request(method, path, headers=self.headers(), **content)
+            response = self.client.request(method, path, headers={**self.headers(), **more}, **content)
         except httpx.HTTPError as error:
             raise CliError(f"{self.address} does not answer: {error}") from None
         if response.is_error:

@@ -1,4 +1,4 @@
-"""`headway pause`, `resume`, `cancel`, `retry` and `delete`"""
+"""`headway pause`, `resume`, `close`, `cancel`, `retry` and `delete`"""
 
 from typing import Annotated
 
@@ -19,6 +19,11 @@ def pause(batch_id: BatchId, url: Url = None, token: TokenOption = None) -> None
 def resume(batch_id: BatchId, url: Url = None, token: TokenOption = None) -> None:
     """Let a paused batch go on."""
     _control(batch_id, url, token, "resume")
+
+
+def close(batch_id: BatchId, url: Url = None, token: TokenOption = None) -> None:
+    """Let an open batch end with the jobs that it has."""
+    _control(batch_id, url, token, "close")
 
 
 def cancel(batch_id: BatchId, url: Url = None, token: TokenOption = None) -> None:

@@ -15,7 +15,7 @@ _STEP = 5
 def show(follower: "Follower") -> None:
     """Raises Lost."""
     seen: dict[str, str] = {}
-    said = -_STEP
+    said, why = -_STEP, None
     for change in follower.changes():
         if isinstance(change, str):
             sys.stderr.write(f"{change}\n")
@@ -28,8 +28,9 @@ def show(follower: "Follower") -> None:
             if job["status"] != seen.get(job["id"]) and job["status"] in {"FAILED", "CANCELLED"}:
                 print(job_words(job))
             seen[job["id"]] = job["status"]
-        if state.batch["progress"] >= said + _STEP and not state.complete:
-            said = state.batch["progress"]
+        waits = (state.batch.get("waiting") or {}).get("reason")
+        if (state.batch["progress"] >= said + _STEP or waits != why) and not state.complete:
+            said, why = state.batch["progress"], waits
             print(f"{state.batch['progress']:3d} %, {counts_words(state.batch)}")
         sys.stdout.flush()
     print(end(follower.state.batch), flush=True)

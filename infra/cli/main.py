@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from infra.cli.control import cancel, delete, pause, resume, retry
+from infra.cli.control import cancel, close, delete, pause, resume, retry
 from infra.cli.epoch import epoch
 from infra.cli.errors import CliError
 from infra.cli.history import logs, timeline
@@ -19,6 +19,7 @@ from infra.cli.submit import submit
 from infra.cli.token import token
 from infra.cli.watch import watch
 from infra.cli.worker import worker
+from infra.cli.workers import workers
 from infra.embedded.errors import EmbeddedError
 from infra.home import HomeError
 from shared.settings import SettingsError
@@ -33,10 +34,11 @@ app = typer.Typer(
 )
 for command in (
     *(run, api, worker, stream, migrate, token, submit, watch, logs, timeline),
-    *(pause, resume, cancel, retry, delete, smoke),
+    *(pause, resume, close, cancel, retry, delete, smoke),
 ):
     app.command()(command)
 app.add_typer(epoch, name="epoch")
+app.add_typer(workers, name="workers")
 
 
 def main() -> None:

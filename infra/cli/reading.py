@@ -43,7 +43,7 @@ class Reading:
         if self._is_refresh(event):
             names = ("waiting", "etaSeconds", "etaLow", "etaHigh")
             self.batch |= {name: event.data[name] for name in names if name in event.data}
-            return None
+            return Change()
         self._unfinished.append(event)
         if event.id is None:
             return None

@@ -8,9 +8,12 @@ import typer
 
 from infra.cli.errors import CliError
 from infra.cli.target import TokenOption, Url, find_api
+from infra.cli.watch import batch_id_of, watch
 
 _MOST = 10_000
 """Jobs of one batch, as the protocol has it."""
+
+_TIME = "2026-11-30T18:00:00+01:00"
 
 
 def submit(
@@ -21,6 +24,12 @@ def submit(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, max=_MOST, help="How often each of them.")] = 1,
     title: Annotated[str | None, typer.Option(help="What people see.")] = None,
+    run_after: Annotated[str | None, typer.Option(help=f"Not to begin before: {_TIME}.")] = None,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="To begin when this batch has completed.")] = None,
+    after_any: Annotated[bool, typer.Option("--after-any", help="Or has ended otherwise.")] = False,
+    expires_at: Annotated[str | None, typer.Option(help=f"Cancelled if it has not ended by then: {_TIME}.")] = None,
+    still_open: Annotated[bool, typer.Option("--open", help="More jobs may be added until it is closed.")] = False,
+    key: Annotated[str | None, typer.Option(help="The same key again makes no second batch, for 24 hours.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Watch it; the exit status is its outcome.")] = False,
     url: Url = None,
     token: TokenOption = None,
@@ -40,12 +49,13 @@ def submit(
         templates = [
             {"name": name, "params": {**one, "uploadId": upload}} for one in given for name, upload in uploads
         ] or [{"name": "", "params": one} for one in given]
-        batch = api.create_batch({"kind": kind, "title": title or _title(kind, paths), "jobs": _named(templates, jobs)})
+        submission = {"kind": kind, "title": title or _title(kind, paths), "jobs": _named(templates, jobs)}
+        schedule = {"runAfter": run_after, "after": after and batch_id_of(after), "expiresAt": expires_at}
+        wishes = schedule | {"afterAny": after_any, "open": still_open}
+        batch = api.create_batch(submission | {name: wish for name, wish in wishes.items() if wish}, key=key)
         print(batch["batchId"])
         print(api.absolute(batch["webUrl"]), flush=True)
     if follow:
-        from infra.cli.watch import watch  # noqa: PLC0415
-
         watch(batch["batchId"], url=url, token=token)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 OWNER = "demo"
 """Whose batches are made and watched where nobody says otherwise: those of the demonstration."""
 
+ADMIN = "admin"
+"""The scope of those who run Headway; a token without a scope has it not."""
+
 _TTL = 3600.0
 """Seconds; a new token is made for each request."""
 
@@ -24,8 +27,8 @@ TokenOption = Annotated[
 ]
 
 
-def find_api(url: str | None, token: str | None) -> "Api":
-    """Raises CliError if nothing says where Headway is, or who we are."""
+def find_api(url: str | None, token: str | None, *, scope: str | None = None) -> "Api":
+    """Raises CliError if nothing says where Headway is, or who we are. `scope`: of a token that is made here."""
     from infra.cli.api import Api  # noqa: PLC0415  # needs a library that not every image has
 
     home = home_of_process()
@@ -42,7 +45,7 @@ def find_api(url: str | None, token: str | None) -> "Api":
         return Api(address, lambda: given)
     if running is None or address.rstrip("/") != running.address:
         raise CliError(f"A token for {address} is needed: --token or HEADWAY_TOKEN.")
-    return Api(address, own_tokens(home, OWNER))
+    return Api(address, own_tokens(home, OWNER, scope))
 
 
 def strangers_token(address: str, token: str | None) -> str | None:
@@ -53,7 +56,7 @@ def strangers_token(address: str, token: str | None) -> str | None:
     return own_tokens(home_of_process(), f"not {OWNER}")()
 
 
-def own_tokens(home: Home, owner: str) -> "Token":
+def own_tokens(home: Home, owner: str, scope: str | None = None) -> "Token":
     """Makes tokens with the secret that is kept here. Raises CliError if there is none to be used."""
     from shared.auth import issue_token  # noqa: PLC0415  # needs a library that not every image has
 
@@ -61,4 +64,4 @@ def own_tokens(home: Home, owner: str) -> "Token":
         settings = signing_settings(home, os.environ)
     except HomeError as error:
         raise CliError(str(error)) from None
-    return lambda: issue_token(settings, owner, ttl=_TTL)
+    return lambda: issue_token(settings, owner, ttl=_TTL, scope=scope)

@@ -27,10 +27,30 @@ def plain(text: str) -> str:
 
 def counts_words(batch: Json) -> str:
     counts = batch["counts"]
-    parts = [f"{counts['completed']} of {counts['total']} done"]
+    parts = [f"{counts['completed']} of {counts['total']}{' so far' if batch.get('open') else ''} done"]
     parts += [f"{counts[name]} {name}" for name in ("failed", "cancelled") if counts[name]]
     parts += [f"{counts['processing']} running"] if counts["processing"] else []
+    parts += filter(None, [waiting_words(batch)])
     return ", ".join(parts)
+
+
+def waiting_words(batch: Json) -> str:
+    """Why nothing more of it is started; empty if there is nothing to say."""
+    waiting = batch.get("waiting") or {}
+    until = datetime.fromisoformat(waiting["until"]).astimezone() if waiting.get("until") else None
+    at = f" until {until:%Y-%m-%d %H:%M:%S}" if until else ""
+    match waiting.get("reason"):
+        case "no_worker":
+            return "no worker is there to start its jobs"
+        case "behind":
+            ahead = waiting.get("ahead")
+            return (f"{ahead} jobs ahead in the queue" if ahead else "all workers are busy") + at
+        case "delayed":
+            return ("begins when another batch has ended" if waiting.get("after") else "nothing is to start") + at
+        case "limited":
+            return f"as many jobs as allowed are running{at}"
+        case _:  # paused, which its status says; or one of a later server
+            return ""
 
 
 def job_words(job: Json) -> str:

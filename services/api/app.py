@@ -11,7 +11,21 @@ from litestar.concurrency import sync_to_thread
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from services.api import batches, control, documentation, jobs, kinds, logs, pages, tickets, timeline, uploads
+from services.api import (
+    appending,
+    batches,
+    control,
+    documentation,
+    jobs,
+    kinds,
+    logs,
+    pages,
+    report,
+    tickets,
+    timeline,
+    uploads,
+    workers,
+)
 from services.api.resources import THREADS, Resources, make_resources
 from shared import queries
 from shared.database import make_engine
@@ -49,11 +63,14 @@ def create_app(settings: Settings) -> Litestar:
                     batches.ROUTES,
                     jobs.ROUTES,
                     control.ROUTES,
+                    appending.ROUTES,
                     logs.logs,
                     timeline.timeline,
                     kinds.kinds,
                     tickets.ticket,
                     uploads.upload,
+                    workers.ROUTES,
+                    report.ROUTES,
                 ],
                 guards=[authenticate],
                 dependencies={"resources": Provide(_resources, sync_to_thread=False)},

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from services.api.replies import Attempt
-from shared.events import Failure, stamp
+from shared.events import stamp
 from shared.jobs import JobStatus
+from shared.rows import failure_of
 
 
 def attempts_of(transitions: Iterable[Any]) -> list[Attempt]:
@@ -16,7 +17,6 @@ def attempts_of(transitions: Iterable[Any]) -> list[Attempt]:
             attempts.append(Attempt(row.attempt, stamp(row.at)))
         elif row.old_status == JobStatus.PROCESSING and attempts:
             attempts[-1].finished_at = stamp(row.at)
-            if row.message is not None:  # as shared/changes.py writes it
-                code, _, message = row.message.partition(": ")
-                attempts[-1].error = Failure(code, message)
+            if row.message is not None:
+                attempts[-1].error = failure_of(row.message)
     return attempts

@@ -40,6 +40,16 @@ def cancel(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], emp
     return _change_batch(request, resources, batch_id, change)
 
 
+@post("/batches/{batch_id:uuid}/close", status_code=202, dependencies=_NO_BODY, sync_to_thread=True)
+def close(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], empty: Empty) -> Batch:  # noqa: ARG001
+    def change(batch: Change) -> None:
+        refuse_cancelled(batch)
+        if batch.batch.open:
+            batch.end_appending()
+
+    return _change_batch(request, resources, batch_id, change)
+
+
 @post("/batches/{batch_id:uuid}/pause", status_code=202, dependencies=_NO_BODY, sync_to_thread=True)
 def pause(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], empty: Empty) -> Batch:  # noqa: ARG001
     def change(batch: Change) -> None:
@@ -115,7 +125,7 @@ def _change_batch(request: ApiRequest, resources: Resources, batch_id: UUID, cha
         reply = read_batch(connection, owner, batch_id)
         commit(connection, resources.publisher, batch_id, frame)
     if frame is not None:
-        _call_workers(resources, batch)
+        call_workers(resources, batch)
     return reply
 
 
@@ -136,7 +146,7 @@ def _change_job(
         _, reply = read_job(connection, owner, job_id)
         commit(connection, resources.publisher, batch_id, frame)
     if frame is not None:
-        _call_workers(resources, batch)
+        call_workers(resources, batch)
     return reply
 
 
@@ -151,7 +161,7 @@ def _changed(connection: Connection, batch_id: UUID, change: Callable[[Change], 
         raise Conflict(f"jobs of the kind {error} cannot be run here any more") from None
 
 
-def _call_workers(resources: Resources, batch: Change) -> None:
+def call_workers(resources: Resources, batch: Change) -> None:
     """After the commit, if there is something for them to do."""
     kind = KINDS.get(batch.batch.kind)
     if kind is not None and batch.startable and not resources.publisher.away:
@@ -165,9 +175,15 @@ def _refuse_ending(batch: Change) -> None:
     _refuse_cancelling(batch)
 
 
+def refuse_cancelled(batch: Change) -> None:
+    _refuse_cancelling(batch)
+    if batch.batch.status == BatchStatus.CANCELLED:
+        raise Conflict("the batch is CANCELLED")
+
+
 def _refuse_cancelling(batch: Change) -> None:
     if batch.batch.cancel_requested and BatchStatus(batch.batch.status) not in FINAL_BATCH:
         raise Conflict("the batch is being cancelled")
 
 
-ROUTES = Router("/", route_handlers=[cancel, pause, resume, retry_failed, remove, cancel_job, retry_job])
+ROUTES = Router("/", route_handlers=[cancel, close, pause, resume, retry_failed, remove, cancel_job, retry_job])

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request sent twice makes one batch."""
+"""`Idempotency-Key`: the same request sent twice makes one batch, or adds its jobs once."""
 
 import hashlib
 import re
@@ -29,8 +29,11 @@ class Key(Struct, frozen=True):
     """A digest of what was asked for, whatever the order of its members and its white space."""
 
 
-def read_key(request: ApiRequest, json: bytes) -> Key | None:
-    """None if the request has none. Raises Invalid, and Malformed for a body that is no JSON."""
+def read_key(request: ApiRequest, json: bytes, what: str = "") -> Key | None:
+    """None if the request has none. `what` is asked for besides the body, where that does not say it all.
+
+    Raises Invalid, and Malformed for a body that is no JSON.
+    """
     given = request.headers.getall(HEADER, [])
     if not given:
         return None
@@ -43,11 +46,11 @@ def read_key(request: ApiRequest, json: bytes) -> Key | None:
         canonical = msgspec.json.encode(decode_json(json), order="sorted")
     except RecursionError:
         raise too_deep() from None
-    return Key(request.auth.owner, text, hashlib.sha256(canonical).digest())
+    return Key(request.auth.owner, text, hashlib.sha256(what.encode() + canonical).digest())
 
 
 def find(connection: Connection, key: Key) -> UUID | None:
-    """The batch that was made under this key. Raises Conflict if that was for another body."""
+    """The batch that was made, or that jobs were added to, under this key. Raises Conflict if that was for another body."""
     row = connection.execute(
         queries.FIND_KEY, {"owner": key.owner, "key": key.text, "ttl": IDEMPOTENCY_TTL}
     ).one_or_none()
@@ -60,7 +63,7 @@ def find(connection: Connection, key: Key) -> UUID | None:
 
 
 def take(connection: Connection, key: Key, batch_id: UUID) -> UUID | None:
-    """Notes that `batch_id` is made under this key. If another is already, or just now: waits for it, and returns it.
+    """Notes that `batch_id` is made, or jobs are added to it, under this key. If another is already, or just now: waits for it, and returns it.
 
     Committed or gone together with the batch itself, so a process that dies between leaves neither. Raises Conflict.
     """

@@ -18,12 +18,14 @@ from shared.rows import job_of
 from shared.web.parameters import NoParameters, read_query
 
 
-@get("/{job_id:uuid}", sync_to_thread=True)
+@get("/{job_id:uuid}", reporter_opens=True, sync_to_thread=True)
 def job(request: ApiRequest, resources: Shared, job_id: FromPath[UUID]) -> JobDetail:
     read_query(request, NoParameters)
     # one snapshot: the job and its attempts tell the same story
     with resources.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        _, found = read_job(connection, request.auth.owner, job_id)
+        batch_id, found = read_job(connection, request.auth.owner, job_id)
+    if not request.auth.may_see(batch_id):
+        raise NotFound
     return found
 
 

@@ -11,8 +11,20 @@ from services.api.idempotency import FORM, HEADER
 from services.api.logs import LogsQuery
 from services.api.pages import TYPES
 from services.api.reception import PART
-from services.api.replies import CreatedBatch, JobDetail, KindInfo, Ticket, Transition, Upload
-from services.api.submission import JOBS, BatchFields, JobFields
+from services.api.replies import (
+    CreatedBatch,
+    JobDetail,
+    KindInfo,
+    Reported,
+    ReportToken,
+    Ticket,
+    Transition,
+    Upload,
+    Worker,
+)
+from services.api.report_fields import Reports
+from services.api.submission import JOBS_OF_OPEN, BatchFields, JobFields, MoreJobs
+from shared.auth import ADMIN
 from shared.errors import (
     Conflict,
     DiskFull,
@@ -58,12 +70,15 @@ def _get(
     tag: str,
     query: type[Struct] = NoParameters,
     errors: _Errors = _OF_ONE,
+    scope: str = "read",
 ) -> Operation:
     replies = (Reply(200, f"{summary}.", _json(reply)),)
-    return Operation("GET", path, name, summary, tag, replies, errors, scope="read", query=query)
+    return Operation("GET", path, name, summary, tag, replies, errors, scope=scope, query=query)
 
 
-def _change(path: str, name: str, summary: str, reply: Any, *, tag: str) -> Operation:
+def _change(
+    path: str, name: str, summary: str, reply: Any, *, tag: str, errors: _Errors = (Conflict,), scope: str = "write"
+) -> Operation:
     """A request that says all by its address."""
     return Operation(
         "POST",
@@ -72,8 +87,8 @@ def _change(path: str, name: str, summary: str, reply: Any, *, tag: str) -> Oper
         summary,
         tag,
         (Reply(202, "It is done, or was so already; this is how things are now.", _json(reply)),),
-        (*_OF_ONE, *_STORING, Conflict),
-        scope="write",
+        (*_OF_ONE, *_STORING, *errors),
+        scope=scope,
         query=NoParameters,
         body=_json(NoFields),
         body_needed=False,
@@ -98,7 +113,7 @@ def _submission(kind: Kind) -> type[Struct]:
     )
     return msgspec.defstruct(
         f"{name}Batch",
-        [("kind", Literal[kind.name]), ("jobs", Annotated[list[job], JOBS])],  # type: ignore[valid-type]
+        [("kind", Literal[kind.name]), ("jobs", Annotated[list[job], JOBS_OF_OPEN], [])],  # type: ignore[valid-type]
         bases=(BatchFields,),
         forbid_unknown_fields=True,
         kw_only=True,
@@ -109,6 +124,12 @@ _SUBMISSIONS = {kind.name: _submission(kind) for kind in KINDS.values()}
 
 VIEWER = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 """Of all the files in the package that holds Swagger UI, those that `/docs` loads."""
+
+_KEY = Parameter(
+    HEADER,
+    "The same key and body again do nothing more: what was done is the answer.",
+    {"type": "string", "pattern": FORM.pattern},
+)
 
 _BATCH = "/api/batches/{id}"
 _JOB = "/api/jobs/{id}"
@@ -129,16 +150,14 @@ OPERATIONS: tuple[Operation, ...] = (
         (*_ASKING, *_STORING, Conflict),
         scope="write",
         query=NoParameters,
-        headers=(
-            Parameter(
-                HEADER,
-                "The same key and body again give the batch that was made, and not another.",
-                {"type": "string", "pattern": FORM.pattern},
-            ),
-        ),
+        headers=(_KEY,),
         body=_json(
             {
                 "oneOf": list(_SUBMISSIONS.values()),
+                "anyOf": [
+                    {"required": ["jobs"], "properties": {"jobs": {"minItems": 1}}},
+                    {"required": ["open"], "properties": {"open": {"const": True}}},
+                ],
                 "discriminator": {
                     "propertyName": "kind",
                     "mapping": {kind: f"#/components/schemas/{type_.__name__}" for kind, type_ in _SUBMISSIONS.items()},
@@ -184,6 +203,23 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="Batches",
         query=Paging,
     ),
+    Operation(
+        "POST",
+        f"{_BATCH}/jobs",
+        "addJobs",
+        "Add jobs to a batch that is open",
+        "Batches",
+        (
+            Reply(201, "They are behind those that were there; the batch as it is now.", _json(Batch)),
+            Reply(200, f"This `{HEADER}` has added them before; the batch as it is now.", _json(Batch)),
+        ),
+        (*_OF_ONE, *_STORING, Conflict),
+        scope="write",
+        query=NoParameters,
+        headers=(_KEY,),
+        body=_json(MoreJobs),
+    ),
+    _change(f"{_BATCH}/close", "closeBatch", "Add no more jobs to a batch", Batch, tag="Batches"),
     _change(f"{_BATCH}/cancel", "cancelBatch", "Cancel a batch", Batch, tag="Batches"),
     _change(f"{_BATCH}/pause", "pauseBatch", "Pause a batch", Batch, tag="Batches"),
     _change(f"{_BATCH}/resume", "resumeBatch", "Let a paused batch go on", Batch, tag="Batches"),
@@ -211,6 +247,31 @@ OPERATIONS: tuple[Operation, ...] = (
         query=NoParameters,
         body=_json(NoFields),
         body_needed=False,
+    ),
+    Operation(
+        "POST",
+        f"{_BATCH}/report-tokens",
+        "issueReportToken",
+        "A token for reporting the progress of a batch's jobs",
+        "Reports",
+        (Reply(201, "The token.", _json(ReportToken)),),
+        (*_OF_ONE, *_BODY, Conflict),
+        scope="write",
+        query=NoParameters,
+        body=_json(NoFields),
+        body_needed=False,
+    ),
+    Operation(
+        "POST",
+        f"{_JOB}/report",
+        "report",
+        "Report the progress of a job from elsewhere",
+        "Reports",
+        (Reply(200, "It is kept; this is how the job is now.", _json(Reported)),),
+        (*_OF_ONE, *_STORING, Conflict),
+        scope="report",
+        query=NoParameters,
+        body=_json(Reports),
     ),
     *watching.OPERATIONS,
     _get(_JOB, "getJob", "A job, with parameters, result and attempts", JobDetail, tag="Jobs"),
@@ -243,6 +304,25 @@ OPERATIONS: tuple[Operation, ...] = (
                 "additionalProperties": False,
             }
         },
+    ),
+    _get(
+        "/api/workers",
+        "listWorkers",
+        "The workers that there are, for those who run this installation",
+        Page[Worker],
+        tag="Workers",
+        query=Paging,
+        errors=_ASKING,
+        scope=ADMIN,
+    ),
+    _change(
+        "/api/workers/{id}/drain",
+        "drainWorker",
+        "Let a worker finish what it runs, and leave",
+        Worker,
+        tag="Workers",
+        errors=(),
+        scope=ADMIN,
     ),
     Operation(
         "GET",

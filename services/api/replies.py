@@ -1,16 +1,18 @@
 """What api says beyond the structs that streams send as well."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, structs
 
 from shared.events import Batch, Failure, Id, Job, Time
-from shared.jobs import BatchStatus
+from shared.jobs import BatchStatus, JobStatus
 
 
 class CreatedBatch(Batch, kw_only=True):
     stream_url: str
     web_url: str
+    report_token: str | None
+    """Of the kind `external`."""
 
 
 class Attempt(Struct, rename="camel"):
@@ -35,13 +37,32 @@ class KindInfo(Struct, rename="camel"):
     schema: dict[str, Any]
     """JSON Schema of a job's `params`."""
     max_attempts: int
-    time_limit_seconds: float
+    time_limit_seconds: float | None
+    """Null: there is none."""
 
 
 class Ticket(Struct, rename="camel"):
     ticket: str
     stream_url: str
     expires_at: Time
+
+
+class ReportToken(Struct, rename="camel"):
+    token: str
+    expires_at: Time
+
+
+class Reported(Struct, rename="camel"):
+    """How things are after the last report that was accepted, number `sequence` of its run."""
+
+    job_id: Id
+    batch_id: Id
+    run: Id
+    sequence: int
+    status: JobStatus
+    attempt: int
+    cancel_requested: bool
+    paused: bool
 
 
 class Upload(Struct, rename="camel"):
@@ -63,8 +84,37 @@ class Transition(Struct, rename={"job_id": "jobId", "old": "from", "new": "to"})
     reason: str
 
 
-def created(batch: Batch, stream_url: str, web_url: str) -> CreatedBatch:
-    return CreatedBatch(**structs.asdict(batch), stream_url=stream_url, web_url=web_url)
+class WorkerJob(Struct, rename="camel"):
+    """What a worker runs: no name nor parameters, which are its owner's."""
+
+    job_id: Id
+    batch_id: Id
+    kind: str
+    attempt: int
+    started_at: Time
+
+
+class Worker(Struct, rename="camel"):
+    """One worker process. `memory` in bytes; `abandoned` of its `threads` are held by handlers that do not end."""
+
+    id: Id
+    queue: str
+    kinds: list[str]
+    host: str
+    pid: int
+    version: str
+    threads: int
+    running: int
+    abandoned: int
+    memory: int
+    status: Literal["working", "draining", "lost"]
+    jobs: list[WorkerJob]
+    started_at: Time
+    seen_at: Time
+
+
+def created(batch: Batch, stream_url: str, web_url: str, report_token: str | None) -> CreatedBatch:
+    return CreatedBatch(**structs.asdict(batch), stream_url=stream_url, web_url=web_url, report_token=report_token)
 
 
 def detailed(job: Job, params: dict[str, Any], result: Any, attempts: list[Attempt]) -> JobDetail:

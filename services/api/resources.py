@@ -11,6 +11,7 @@ from shared.channels import Publisher, make_redis
 from shared.database import make_engine
 from shared.kinds import QUEUES
 from shared.outage import Outage
+from shared.outlook import Premises, premises_of
 from shared.queue import TicketBroker, make_broker
 from shared.settings import Settings
 
@@ -35,6 +36,7 @@ class Resources(Struct, frozen=True):
     redis: "redis.Redis"
     broker: TicketBroker
     publisher: Publisher
+    premises: Premises
 
     def close(self) -> None:
         self.engine.dispose()
@@ -60,4 +62,5 @@ def make_resources(settings: Settings) -> Resources:
         client,
         make_broker(settings.redis_url, settings.namespace, QUEUES),
         Publisher(client, settings.namespace),
+        premises_of(settings),
     )

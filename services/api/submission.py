@@ -1,6 +1,7 @@
 """What a client submits as a batch: read, checked against its kind, and made ready to be stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -20,7 +21,17 @@ from shared.web.validation import DEEPEST, MOST_ERRORS, explain, invalid, unstor
 
 JobName = Annotated[str, Meta(max_length=200, extra_json_schema={"pattern": "^[^\\u0000]*$"})]
 
-JOBS = Meta(min_length=1, max_length=10_000)
+MOST_JOBS = 10_000
+"""Of a batch, however they came to it."""
+
+JOBS = Meta(min_length=1, max_length=MOST_JOBS)
+JOBS_OF_OPEN = Meta(max_length=MOST_JOBS)
+
+FURTHEST = timedelta(days=366)
+"""How far ahead a batch may be planned."""
+
+Moment = Annotated[datetime, Meta(tz=True)]
+"""RFC 3339, with any offset."""
 
 
 class JobFields(Struct, forbid_unknown_fields=True):
@@ -29,26 +40,50 @@ class JobFields(Struct, forbid_unknown_fields=True):
     """Of the kind's own form, which is looked at once the kind is known."""
 
 
-class BatchFields(Struct, forbid_unknown_fields=True):
+class BatchFields(Struct, rename="camel", forbid_unknown_fields=True):
     """The body of `POST /api/batches`."""
 
     kind: str
     title: JobName
-    jobs: Annotated[list[JobFields], JOBS]
+    jobs: Annotated[list[JobFields], JOBS_OF_OPEN] = []
+    """One at least, unless it is `open`."""
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
     concurrency: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     metadata: dict[str, Any] = {}
+    open: bool = False
+    """There may be more jobs later: the batch does not end before it is closed."""
+    run_after: Moment | None = None
+    """It does not begin before; in the past: at once."""
+    after: UUID | None = None
+    """It begins when that batch has completed, and is cancelled if that one ends otherwise."""
+    after_any: bool = False
+    """It begins however that batch ends."""
+    expires_at: Moment | None = None
+    """It is cancelled if it has not ended by then."""
+
+
+class MoreJobs(Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/batches/{id}/jobs`."""
+
+    jobs: Annotated[list[JobFields], JOBS]
+
+
+_Given = tuple[int, str, dict[str, Any]]
+"""A job's number, name and parameters."""
 
 
 class Submission(Struct):
-    """A batch that may be stored, if `errors` is empty and its owner has the uploads."""
+    """A batch, or more jobs of one, that may be stored, if `errors` is empty and its owner has what it names."""
 
     kind: Kind | None
     fields: BatchFields | None
+    """None: it is more jobs of a batch that there is, or something is wrong."""
     jobs: list[NewJob]
     uploads: list[tuple[str, UUID]]
     """The uploads that the jobs name, each with its path."""
     errors: list[FieldError]
+    after: UUID | None = None
+    """The batch that is to come before."""
 
     def checked(self) -> tuple[Kind, BatchFields]:
         """To be called once `refuse_missing_uploads` let it pass: with neither, there are errors."""
@@ -69,23 +104,46 @@ def read_submission(body: bytes, settings: Settings) -> Submission:
         raise too_deep() from None
 
 
+def read_more_jobs(body: bytes, kind: Kind, settings: Settings) -> Submission:
+    """The same for jobs that are added to a batch."""
+    try:
+        value = decode_json(body)
+        errors: list[FieldError] = []
+        try:
+            given = _given(msgspec.convert(value, MoreJobs).jobs)
+        except ValidationError as error:
+            errors = explain(error, value, MoreJobs, "")
+            given = _salvaged_jobs(value) if isinstance(value, dict) else []
+        return _with_jobs(Submission(kind, None, [], [], errors), given, settings)
+    except RecursionError:
+        raise too_deep() from None
+
+
 def _read(value: Any, settings: Settings) -> Submission:
     fields: BatchFields | None = None
     errors: list[FieldError] = []
     try:
         fields = msgspec.convert(value, BatchFields)
-        kind = KINDS.get(fields.kind)
-        given = [(number, job.name, job.params) for number, job in enumerate(fields.jobs)]
+        kind, given, after = KINDS.get(fields.kind), _given(fields.jobs), fields.after
     except ValidationError as error:
         errors = explain(error, value, BatchFields, "")
-        kind, given = _salvage(value)
+        kind, given, after = _salvage(value)
     if kind is None and not any(error.path in {"", "kind"} for error in errors):
         errors.append(FieldError("kind", f"expected one of {', '.join(sorted(KINDS))}"))
     if isinstance(value, dict):
         errors += wrong_texts(value, settings)
-    submission = Submission(kind, fields, [], [], errors)
+        errors += wrong_times(value)
+        errors += _no_jobs(value)
+    return _with_jobs(Submission(kind, fields, [], [], errors, after), given, settings)
+
+
+def _given(jobs: Iterable[JobFields]) -> list[_Given]:
+    return [(number, job.name, job.params) for number, job in enumerate(jobs)]
+
+
+def _with_jobs(submission: Submission, given: list[_Given], settings: Settings) -> Submission:
     for number, name, params in given:
-        if len(errors) > MOST_ERRORS:
+        if len(submission.errors) > MOST_ERRORS:
             break
         _add_job(submission, f"jobs[{number}]", name, params, settings)
     return submission
@@ -141,17 +199,51 @@ def _too_secret(kind: Kind, params: dict[str, Any]) -> bool:
     return bool(values) and len(parts(values)) > MOST_PARTS
 
 
-def _salvage(value: Any) -> tuple[Kind | None, list[tuple[int, str, dict[str, Any]]]]:
+def _salvage(value: Any) -> tuple[Kind | None, list[_Given], UUID | None]:
     """What can still be checked of a body whose outer form is wrong."""
     if not isinstance(value, dict):
-        return None, []
-    kind, jobs = value.get("kind"), value.get("jobs")
-    given = [
+        return None, [], None
+    kind = value.get("kind")
+    after = _converted(value.get("after"), UUID)
+    return KINDS.get(kind) if isinstance(kind, str) else None, _salvaged_jobs(value), after
+
+
+def _salvaged_jobs(value: dict[str, Any]) -> list[_Given]:
+    jobs = value.get("jobs")
+    return [
         (number, name if isinstance(name := job.get("name"), str) else "", job["params"])
         for number, job in enumerate(jobs if isinstance(jobs, list) else [])
         if isinstance(job, dict) and isinstance(job.get("params"), dict)
     ]
-    return KINDS.get(kind) if isinstance(kind, str) else None, given
+
+
+def _converted(value: Any, type_: Any) -> Any:
+    """None for what is not of the type, which has been said elsewhere."""
+    try:
+        return msgspec.convert(value, type_)
+    except ValidationError:
+        return None
+
+
+def _no_jobs(value: dict[str, Any]) -> Iterator[FieldError]:
+    if value.get("open") is not True and value.get("jobs", []) == []:
+        yield FieldError("jobs", "expected array of length >= 1" if "jobs" in value else "is missing")
+
+
+def still_ahead(moment: datetime | None) -> datetime | None:
+    """The moment, unless it is over: then there is nothing to wait for."""
+    return moment if moment is not None and moment > datetime.now(UTC) else None
+
+
+def wrong_times(value: Mapping[str, Any]) -> Iterator[FieldError]:
+    """What makes no sense now, of the batch itself."""
+    now = datetime.now(UTC)
+    for name in ("runAfter", "expiresAt"):
+        moment: datetime | None = _converted(value.get(name), Moment)
+        if moment is not None and moment - now > FURTHEST:
+            yield FieldError(name, f"lies more than {FURTHEST.days} days ahead")
+        elif name == "expiresAt" and moment is not None and moment <= now:
+            yield FieldError(name, "lies in the past")
 
 
 def wrong_texts(value: dict[str, Any], settings: Settings) -> Iterator[FieldError]:

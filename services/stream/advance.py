@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from shared.events import Batch, Delta, Job, Line, encode
+from shared.outlook import Outlook
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -25,6 +26,8 @@ class Advance(Struct, frozen=True):
     """Oldest first; perhaps only the newest of them, which `line_count` shows."""
     line_count: int
     """How many lines the batch has now."""
+    outlook: Outlook = Outlook()
+    """What is expected of it, if that was asked as well."""
 
 
 def job_part(version: int, job: Job) -> Part:

@@ -28,6 +28,7 @@ from shared.errors import HeadwayError, TooManyRequests, Unavailable
 from shared.event_ids import Filters
 from shared.events import ErrorCode
 from shared.keys import make_keys
+from shared.outlook import premises_of
 from shared.settings import Settings
 from shared.web.health import Part, health_routes
 from shared.web.identity import bearer_reader, reader
@@ -49,7 +50,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
     # apart from the topics' connections: a busy process is not one that has lost its database
     probe = make_async_engine(settings.database_url, pool_size=1, application="headway-stream-health")
     metrics = Metrics()
-    hub = Hub(settings, History(engine, metrics), jitter=jitter, metrics=metrics)
+    hub = Hub(settings, History(engine, metrics, premises_of(settings)), jitter=jitter, metrics=metrics)
     keys = make_keys(settings)
 
     @asynccontextmanager

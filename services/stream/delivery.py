@@ -23,10 +23,14 @@ class Tellable(Protocol):
 
 
 class Position(Struct, frozen=True):
-    """How far somebody has read: a version (0: nothing yet), and how many log lines the batch had then."""
+    """How far somebody has read: a version (0: nothing yet), and how many log lines the batch had then.
+
+    `outlook`: which of the topic's outlooks on that version they know; 0: none of this process's.
+    """
 
     version: int = 0
     line_count: int = 0
+    outlook: int = 0
 
 
 START = Position()

@@ -71,6 +71,8 @@ class Feed:
     """Empty (version 0) until the first reading. It knows no clock, no network and no database."""
 
     final = False
+    outlook = 0
+    """As a topic has it; here what is expected of a batch is news like any other."""
 
     def __init__(self, owner: str, buffer: Buffer | None = None) -> None:
         self.id = owner

@@ -41,7 +41,8 @@ class Story(Struct, frozen=True):
     left_out: int
     """How many lines, older than these, are not told."""
     logs_url: str
-    event_id: str
+    event_id: str | None
+    """None: nothing has happened but that estimates were made anew, of which a `progress` without id tells."""
 
 
 def encode_story(story: Story) -> Iterator[bytes]:
@@ -50,7 +51,7 @@ def encode_story(story: Story) -> Iterator[bytes]:
 
 
 def told(story: Story) -> Iterator[tuple[EventName, bytes, str | None]]:
-    """The events in order, each with its data; only the last carries the id."""
+    """The events in order, each with its data; only the last carries the id, if there is one."""
     for lines in _log_data(story):
         yield "log", lines, None
     groups = _groups(story.jobs, _room(story))

@@ -20,6 +20,8 @@ from shared.event_ids import LOGS_MAX
 from shared.events import encode
 from shared.jobs import FINAL_BATCH
 from shared.outage import Outage
+from shared.outlook import Outlook, Premises
+from shared.outlooks import Found, ask_async
 from shared.rows import batch_of
 
 _PATIENCE = 10.0
@@ -45,8 +47,9 @@ class History:
     All raise Unavailable when PostgreSQL cannot answer.
     """
 
-    def __init__(self, engine: AsyncEngine, metrics: Metrics = UNCOUNTED) -> None:
+    def __init__(self, engine: AsyncEngine, metrics: Metrics = UNCOUNTED, premises: Premises | None = None) -> None:
         self._engine = engine
+        self._premises = premises or Premises()
         self._metrics = metrics
         self._postgresql = Outage("postgresql", "changes")
 
@@ -67,12 +70,15 @@ class History:
             if row.epoch != epoch or row.version < version:
                 version = 0
             since = {"batch_id": batch_id, "since": version}
+            found = None if version else (await ask_async(connection, self._premises, [batch_id])).get(batch_id)
             if row.version == version:
                 return Advance(row.epoch, version, batch_of(row), [], [], row.line_count)
             jobs = await _parts(connection, queries.CHANGED_JOBS, since)
             lines = await _parts(connection, queries.CHANGED_LINES, since | {"limit": LOGS_MAX})
             lines.reverse()
-            return Advance(row.epoch, version, batch_of(row), jobs, lines, row.line_count)
+            return Advance(
+                row.epoch, version, batch_of(row), jobs, lines, row.line_count, found.outlook if found else Outlook()
+            )
 
     async def owner(self, batch_id: UUID) -> str | None:
         """None if there is no such batch."""
@@ -109,6 +115,11 @@ class History:
         async with self._snapshot() as connection:
             rows = await connection.execute(queries.VERSIONS, {"ids": list(batch_ids)})
             return {row.id: Stand(row.version, row.epoch) for row in rows}
+
+    async def outlooks(self, batch_ids: Collection[UUID]) -> dict[UUID, Found]:
+        """What is expected of them, of outlooks.BATCHES at most; finished ones are left out."""
+        async with self._snapshot() as connection:
+            return await ask_async(connection, self._premises, batch_ids)
 
     async def feed(self, owner: str, known: Collection[UUID]) -> Reading:
         """What the feed of an owner begins with, and those that it knows."""

@@ -19,6 +19,7 @@ from services.stream.history import History
 from services.stream.inquiry import PATIENCE
 from services.stream.keeper import Keeper
 from services.stream.limits import Addresses, room_for, strangers_among
+from services.stream.lookout import Lookout
 from services.stream.metrics import Metrics
 from services.stream.pump import Pump
 from services.stream.resume import starting_point
@@ -107,9 +108,11 @@ class Hub:
         """Those among them who have not said yet who they are."""
         self._came_from: dict[Viewer | Guest, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lookout = Lookout(history, lambda: [one for one in self._keepers.values() if isinstance(one, Keeper)])
 
     def start(self) -> None:
         self.source.start()
+        self._lookout.start()
         self._census.start()
         self.wheel.start()
 
@@ -139,6 +142,7 @@ class Hub:
             task.cancel()
         for keeper in list(self._keepers.values()):
             await keeper.close()
+        await self._lookout.stop()
         await self.source.stop()
         await self._census.stop()
 

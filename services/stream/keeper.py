@@ -33,6 +33,7 @@ class Keeper:
         self.line_counts = LineCounts(topic.id, history)
         self._history = history
         self._vanished = vanished
+        self._tell = tell
         self._pacer = Pacer(window, tell)
         self._gone = False
         self._inquiry = Inquiry(self._read, self._take, jitter)
@@ -80,6 +81,12 @@ class Keeper:
         topic = self.topic
         if stand is None or stand.epoch != topic.epoch or stand.version > topic.version or stand.version < version:
             self.ask()
+
+    def tell_outlook(self) -> None:
+        """What is expected of the batch has changed, and nothing else."""
+        self.topic.outlook += 1
+        if not self._pacer.pending:  # it leaves with what else is new
+            self._tell()
 
     def ask(self) -> None:
         """Ask PostgreSQL what is new."""

@@ -94,7 +94,7 @@ class JobEncoder(Struct, frozen=True):
             return iter(())
         logs_url = f"{story.logs_url}?job={self.job_id}"
         ours = structs.replace(story, jobs=jobs, lines=lines, left_out=left_out, logs_url=logs_url)
-        told_last = job_event_id(story.event_id, self.job_id)
+        told_last = None if story.event_id is None else job_event_id(story.event_id, self.job_id)
         return _numbered(f"job:{self.job_id}", [(name, data) for name, data, _ in told(ours)], told_last)
 
 
@@ -130,7 +130,7 @@ def _parsed(event_id: str) -> EventId:
     return parsed
 
 
-def _numbered(topic: str, events: Sequence[tuple[EventName, bytes]], event_id: str) -> Iterator[bytes]:
+def _numbered(topic: str, events: Sequence[tuple[EventName, bytes]], event_id: str | None) -> Iterator[bytes]:
     """Only the last carries the id."""
     for number, (name, data) in enumerate(events, start=1):
         yield message(name, topic, data, event_id if number == len(events) else None)

@@ -13,6 +13,11 @@ class Pacer:
         self._last = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Something changed, of which nobody has been told yet."""
+        return self._timer is not None
+
     def touch(self, *, urgent: bool = False) -> None:
         """Something changed; `urgent`: it shall not wait."""
         loop = asyncio.get_running_loop()

@@ -65,8 +65,8 @@ class Round:
         self._again = False
 
     def _gather(self, filters: Filters, crowd: Crowd) -> None:
-        topic = self._topic
-        if crowd.position.version >= topic.version:
+        topic, position = self._topic, crowd.position
+        if position.version >= topic.version and (position.outlook >= topic.outlook or topic.final):
             return
         delivery = topic.delivery(crowd.position, filters)
         frame = None if delivery is None or delivery.final else delivery.only

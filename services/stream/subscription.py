@@ -91,7 +91,7 @@ class Subscription:
         if viewer is None:
             return None
         while (chunk := self._under_way(viewer)) is None:
-            if not begin or self.over or not viewer.has_news:
+            if not begin or self.over or not (viewer.has_news or viewer.has_outlook):
                 return None
             if viewer.dismissed is not None:
                 self.over = viewer.dismissed

@@ -14,6 +14,8 @@ from shared.event_ids import EventId, Filters, batch_check
 from shared.events import Batch, ResetReason
 from shared.events import encode as encode_json
 from shared.jobs import FINAL_BATCH
+from shared.outlook import Outlook
+from shared.outlooks import Found
 
 SNAPSHOTS = 2
 """For each choice of filters: the most snapshots that slow readers keep alive. A further reader gets the newer of
@@ -27,6 +29,9 @@ class Topic:
     """Empty (version 0) until `load`. It knows no clock, no network and no database."""
 
     batch: Batch
+    """With what is expected of it now."""
+    _change: Batch
+    """As whoever changed it last told it."""
 
     def __init__(self, batch_id: UUID, logs_url: str, buffer: Buffer | None = None) -> None:
         self.id = batch_id
@@ -34,10 +39,13 @@ class Topic:
         self.version = 0
         self.committed = 0
         """As in Delivery, of the present version."""
+        self.outlook = 0
+        """Rises whenever viewers are to be told what is expected of the batch, without a new version."""
         self.audience = Audience()
         self.viewers = self.audience.viewers
         self.buffer = buffer or Buffer()
         self._logs_url = logs_url
+        self._expected = Outlook()
         self._clear()
 
     @property
@@ -51,6 +59,9 @@ class Topic:
         self._clear()
         self.epoch = advance.epoch
         self.version = 0
+        self._expected = advance.outlook
+        # who comes back to the present version knows an outlook of another time
+        self.outlook = int(advance.outlook.says_something)
         self.apply(advance)
 
     def empty(self) -> None:
@@ -68,10 +79,16 @@ class Topic:
                 self._jobs.pop(job.number, None)
                 self._jobs[job.number] = job
         self._tail.extend([line for line in advance.lines if line.version > self.version], advance.line_count)
-        self.batch = advance.batch
+        self._change = advance.batch
         self.version = advance.batch.version
-        self._encoded = encode_json(advance.batch)
-        self._deliveries.clear()
+        self._show(self._expected.beside(advance.batch))
+
+    def expect(self, found: Found) -> None:
+        """What is expected of the batch. Viewers are told it with what follows, or by itself if `outlook` rises."""
+        if self.final or not self.version:
+            return
+        self._expected = found.outlook
+        self._show(found.shown(self._change))
 
     def event_id(self, version: int, filters: Filters) -> str:
         return str(EventId(self.epoch, batch_check(self.id), version, filters))
@@ -99,9 +116,9 @@ class Topic:
 
     def _begin(self, since: Position, filters: Filters, encode: Encoder, reader: Waiting | None) -> Delivery | None:
         story = self._story(since, filters)
-        position = Position(self.version, self._tail.count)
+        position = Position(self.version, self._tail.count, self.outlook)
         key = Since(since.version, filters, encode)
-        delivery = Delivery(story, key, position, self.committed)
+        delivery = Delivery(story, key, position, self.committed if since.version < self.version else 0)
         if not delivery.has(1):
             if len(self._deliveries) >= _CACHED:
                 self._deliveries.pop(next(iter(self._deliveries)))
@@ -126,7 +143,7 @@ class Topic:
             lines=lines,
             left_out=fresh - len(lines),
             logs_url=self._logs_url,
-            event_id=self.event_id(self.version, filters),
+            event_id=self.event_id(self.version, filters) if since.version < self.version else None,
         )
 
     def _jobs_since(self, version: int, filters: Filters) -> list[bytes]:
@@ -139,6 +156,11 @@ class Topic:
         changed = [job.data for job in takewhile(lambda job: job.version > version, reversed(self._jobs.values()))]
         changed.reverse()
         return changed
+
+    def _show(self, batch: Batch) -> None:
+        self.batch = batch
+        self._encoded = encode_json(batch)
+        self._deliveries.clear()
 
     def _clear(self) -> None:
         self._jobs: dict[int, Part] = {}

@@ -90,9 +90,15 @@ class Viewer:
         return behind or self._reason is not None or self.dismissed is not None
 
     @property
+    def has_outlook(self) -> bool:
+        """Whether there is nothing to tell but what is expected of the batch by now."""
+        position, topic = self.position, self.topic
+        return position.outlook < topic.outlook and position.version == topic.version and not topic.final
+
+    @property
     def has_more(self) -> bool:
         """Whether the next pull may give something, as far as is known now."""
-        return self._delivery is not None or (self.has_news and not self.over)
+        return self._delivery is not None or ((self.has_news or self.has_outlook) and not self.over)
 
     def take(self) -> tuple[ResetReason | None, Delivery] | None:
         """All that there is, for a reader that is told in one piece; and why it must forget what it has, if so. None
@@ -125,7 +131,7 @@ class Viewer:
                 return self._farewell
             if self._reason is not None:
                 return self._forget(self._reason)
-            if self.position.version >= self.topic.version:
+            if self.position.version >= self.topic.version and not self.has_outlook:
                 self._fresh = False
                 return None
             self._before = self.position

@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 
+from services.worker.listeners import load_listeners
 from services.worker.masks import Masks
 from services.worker.prints import catch_prints
 from services.worker.process import WorkerProcess, quiet_dramatiq, settle_interpreter
@@ -26,16 +28,33 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    handlers = make_handlers(settings, arguments.queue)
+    listeners = load_listeners()
     masks = Masks()
     configure_logs(settings.log_format, "worker", mask=masks)
     catch_prints()
     quiet_dramatiq()
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    handlers = make_handlers(settings, arguments.queue)
+    stop, hurry = Event(), Event()
+    _listen(stop, hurry)
     settle_interpreter()
-    return WorkerProcess(settings, arguments.queue, KINDS, handlers, masks).run(stop, arguments.ready_file)
+    process = WorkerProcess(settings, arguments.queue, KINDS, handlers, masks, listeners)
+    return process.run(stop, arguments.ready_file, hurry)
+
+
+def _listen(stop: Event, hurry: Event) -> None:
+    """The first signal sets `stop`, each further one `hurry`. In a thread: where a handler of signals is called, an
+    event may be locked, by that very thread.
+    """
+    signals: SimpleQueue[int] = SimpleQueue()
+
+    def listen() -> None:
+        while True:
+            signals.get()
+            (hurry if stop.is_set() else stop).set()
+
+    Thread(target=listen, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _: signals.put(caught))
 
 
 if __name__ == "__main__":

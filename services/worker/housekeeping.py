@@ -1,4 +1,4 @@
-"""Housekeeping: what was kept long enough goes: finished batches, unused uploads, keys of creations.
+"""Housekeeping: what was kept long enough goes: finished batches, unused uploads, keys of creations, what is lost.
 
 In a thread of its own: the sweeper has leases to look at, however long a deletion takes.
 """
@@ -6,13 +6,12 @@ In a thread of its own: the sweeper has leases to look at, however long a deleti
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
+from services.worker.loop import Loop
 from shared import queries
 from shared.changes import commit
 from shared.channels import Publisher
@@ -34,6 +33,12 @@ _ROUND = 1.0
 _MANY = 100
 """Uploads in one round."""
 
+_FORGOTTEN = 4
+"""Leases after which a worker that is not heard of is no longer shown as lost."""
+
+_UNINSTALLED = 24 * 3600.0
+"""Seconds after which a listener that no worker has is forgotten, with all that it was still to be told."""
+
 _LOCK = 7_203_552
 """Of every transaction here: one process deletes at a time, however many there are."""
 
@@ -47,29 +52,18 @@ class Housekeeping:
         self._engine = engine
         self._publisher = publisher
         self._settings = settings
-        self._postgresql = Outage("postgresql", "housekeeping")
-        self._stopping = Event()
-        self._thread = Thread(target=self._loop, name="housekeeping", daemon=True)
+        postgresql = Outage("postgresql", "housekeeping")
+        self._loop = Loop("housekeeping", self._look, _PERIOD, first=_PAUSE, postgresql=postgresql)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Returns at once; the round that is under way is finished."""
-        self._stopping.set()
+        self._loop.stop()
 
-    def _loop(self) -> None:
-        pause = _PAUSE
-        while not self._stopping.wait(pause):
-            pause = _PERIOD
-            try:
-                if self.round():
-                    pause = _PAUSE
-                self._postgresql.end()
-            except SQLAlchemyError as error:
-                self._postgresql.begin(error)
-            except Exception:  # a bug in one round must not end all of them
-                log.exception("housekeeping failed")
+    def _look(self) -> float:
+        return _PAUSE if self.round() else _PERIOD
 
     def round(self) -> bool:
         """Whether there is probably more to do."""
@@ -81,8 +75,22 @@ class Housekeeping:
         with self._turn() as connection:
             if connection is not None:
                 connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})
+                connection.execute(queries.FORGET_WORKERS, {"silence": _FORGOTTEN * self._settings.lease})
                 connection.commit()
+        self._forget_listeners()
         return batches or uploads
+
+    def _forget_listeners(self) -> None:
+        """Those of packages that are no longer installed anywhere, before their outbox fills the disk."""
+        with self._turn() as connection:
+            if connection is None:
+                return
+            gone = connection.execute(queries.FORGET_LISTENERS, {"silence": _UNINSTALLED}).scalars().all()
+            for name in gone:
+                connection.execute(queries.FORGET_NEWS, {"listener": name})
+            connection.commit()
+        for name in gone:
+            log.warning("a listener that no worker has had for a day is forgotten", listener=name)
 
     @contextmanager
     def _turn(self) -> Iterator[Connection | None]:

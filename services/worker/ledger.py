@@ -4,9 +4,8 @@ Handlers' threads tell it what happened and ask for work; it groups what waits b
 hands out what it claimed for all free threads together. See docs/worker.md.
 """
 
-import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from threading import Condition, Event, Thread
 from typing import Any
@@ -18,14 +17,17 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
 from services.worker.ahead import Ahead
+from services.worker.leases import Leases
 from services.worker.run import Interrupt, Interrupted, Run
+from services.worker.running import Running
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import FORMAT, Frame, Publisher
+from shared.database import autocommitting
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.outage import Outage
-from shared.settings import Settings
+from shared.settings import Limit, Settings
 from shared.updates import Job, Level, Update
 
 THROTTLE = 0.1
@@ -37,14 +39,7 @@ _TICK = 0.5
 _RETRY = (0.05, 1.0)
 """Seconds between attempts to reach PostgreSQL: first and longest."""
 
-_ABANDON_SPARE = 1.0
-"""Seconds on top of the grace, for a handler that ends just in time."""
-
 log = structlog.get_logger(__name__)
-
-
-class Abandoned(BaseException):
-    """Raised asynchronously in a thread whose handler did not end when asked: it may get out of a loop that way."""
 
 
 class Wish(Struct):
@@ -74,16 +69,26 @@ class Ledger:
         settings: Settings,
         queue: str,
         time_limit: Callable[[str], float],
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
+        """`time_limit`: of a kind. `limits`: of kinds that have some."""
         self._engine = engine
         self._publisher = publisher
         self._settings = settings
-        self._queue = queue
-        self._time_limit = time_limit
+        limits = limits or {}
+        self._claims = {
+            "queue": queue,
+            "lease": settings.lease,
+            "owner_limit": settings.owner_concurrency,
+            "kinds": list(limits),
+            "kind_limits": [limit.concurrency for limit in limits.values()],
+            "kind_rates": [limit.rate for limit in limits.values()],
+        }
         self._connection: Connection | None = None
         self._lock = Condition()
         self._wishes: list[Wish] = []
-        self._runs: set[Run] = set()
+        self._runs = Running(settings.cancel_grace, time_limit)
+        self._leases = Leases(settings.lease)
         self._ahead = Ahead(settings.threads)
         self._unsure: list[UUID] = []
         """The tokens of claims whose outcome is unknown."""
@@ -92,12 +97,9 @@ class Ledger:
         self._away = False
         self._postgresql = Outage("postgresql", "ledger")
         self._next_tick = 0.0
-        self._next_renewal = 0.0
         self._thread = Thread(target=self._loop, name="ledger", daemon=True)
         self.more = False
         """Whether the last claim got all it asked for: there is probably more."""
-        self.abandoned = 0
-        """Threads whose handler did not end when asked, and still has not."""
         self.broken = False
         """The thread died of an unexpected error: the process has to be replaced."""
 
@@ -119,8 +121,12 @@ class Ledger:
         wish.done.wait()
         return wish.run
 
-    def record(self, run: Run, update: Update) -> None:
+    def record(self, run: Run, update: Update | None) -> None:
         """Takes note of an update. Waits while memory is full or PostgreSQL away; raises Interrupted to end the run."""
+        limits = self._settings
+        if update is None and not run.interrupt and not run.abandoned:
+            return  # without the lock, for which a handler that has much of nothing to say would compete with all others
+        noted = run.noted(update, max_metadata=limits.max_metadata, max_result=limits.max_result)
         with self._lock:
             while not run.interrupt and not run.abandoned and (run.full or (self._away and run.waiting)):
                 self._lock.wait()
@@ -128,8 +134,10 @@ class Ledger:
                 raise Interrupted("lost")
             if run.interrupt:
                 raise Interrupted(run.interrupt)
-            limits, waiting = self._settings, run.waiting
-            run.say(update, datetime.now(UTC), max_line=limits.max_line, max_lines=limits.max_lines)
+            if noted is None:
+                return
+            waiting = run.waiting
+            run.say(noted, datetime.now(UTC), max_line=limits.max_line, max_lines=limits.max_lines)
             if run.urgent or not waiting:  # else the thread knows already when to wake up
                 self._lock.notify_all()
 
@@ -137,7 +145,7 @@ class Ledger:
         """The attempt is over (None: it is no longer ours to end). Does not wait for the commit."""
         with self._lock:
             if run.abandoned:
-                self.abandoned -= 1
+                self._runs.ended_abandoned()
                 return
             self._ahead.ran(time.monotonic() - run.started_at)
             if end is None or run.interrupt == "lost":
@@ -156,6 +164,18 @@ class Ledger:
         with self._lock:
             return len(self._runs)
 
+    @property
+    def job_ids(self) -> list[UUID]:
+        """Of what threads are at, longest first."""
+        with self._lock:
+            held = [run for run in self._runs.held() if run.thread is not None and run.interrupt != "lost"]
+        return [run.job.id for run in sorted(held, key=lambda run: run.started_at)]
+
+    @property
+    def abandoned(self) -> int:
+        """Threads whose handler did not end when asked, and still has not."""
+        return self._runs.abandoned
+
     def start(self) -> None:
         self._thread.start()
 
@@ -170,14 +190,14 @@ class Ledger:
         """Asks every running handler to end at its next yield."""
         with self._lock:
             for run in self._runs:
-                self._interrupt(run, reason)
+                self._runs.interrupt(run, reason)
             self._lock.notify_all()
 
     def give_up(self) -> None:
         """What still runs is given back although its handler goes on; nothing that it says counts any more."""
         with self._lock:
-            for run in [run for run in self._runs if run.end is None]:
-                self._abandon(run)
+            for run in self._runs.held():
+                self._runs.abandon(run)
             self._lock.notify_all()
 
     def stop(self, timeout: float) -> bool:
@@ -279,16 +299,15 @@ class Ledger:
     def _claim(self, jobs: int, work: dict[UUID, Work]) -> UUID | None:
         """Reserves up to `jobs` jobs and adds them to `work`. A failure claims nothing, or it goes back next time."""
         token, unsure = uuid4(), self._unsure
+        ending = [run.job.id for batch in work.values() for run, _ in batch.updates if run.end]
         try:
             connection = self._connect()
-            with connection.begin():
-                # a reservation that is lost with the server is no loss
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            with autocommitting(connection), connection.begin():
                 self._release_unsure(connection)
                 unsure = [*self._unsure, token]
                 rows = connection.execute(
                     queries.CLAIM,
-                    {"queue": self._queue, "jobs": jobs, "token": token, "lease": self._settings.lease},
+                    {"jobs": jobs, "token": token, "ending": ending, **self._claims},
                 ).all()
         except DBAPIError as error:
             self._unsure = unsure
@@ -376,7 +395,7 @@ class Ledger:
         failure = Failure("unstorable", f"PostgreSQL cannot store this: {refusal}")
         end = run.ended(JobStatus.FAILED, "unstorable", error=failure, counts=True)
         with self._lock:
-            self._interrupt(run, "lost")
+            self._runs.interrupt(run, "lost")
         return self._commit_surely(batch_id, Work(updates=[(run, end)]))
 
     def _settle(self, work: Work, accepted: set[UUID]) -> None:
@@ -387,28 +406,25 @@ class Ledger:
                 if update.status is not JobStatus.PROCESSING:
                     self._runs.discard(run)
                 elif run.job.id not in accepted:
-                    self._lose(run)
+                    self._runs.lose(run)
 
     def _begin(self, batch: Any, rows: list[Any], token: UUID | None) -> list[Run]:
         """The started jobs as runs, to be handed out."""
         runs = []
         for row in rows:
-            job = Job(row.id, batch.id, batch.owner, row.name, row.attempt, self._settings.uploads)
+            job = Job(row.id, batch.id, batch.owner, row.name, row.attempt, self._settings.uploads, row.checkpoint)
             assert token is not None  # noqa: S101  # nothing is started without one
             run = Run(job, batch.kind, row.params, token, row.failures, row.last_line)
             run.started_at = time.monotonic()
             runs.append(run)
-        ids = {row.id for row in rows}
         with self._lock:
-            for run in [run for run in self._runs if run.job.id in ids]:
-                self._lose(run)  # its lease was over, nobody had told it, and this process got the job again
-            self._runs.update(runs)
+            self._runs.begin(runs)
         return runs
 
     def _drop(self, work: Work) -> None:
         with self._lock:
             for run, update in work.updates:
-                self._lose(run)
+                self._runs.lose(run)
                 if update.status is not JobStatus.PROCESSING:
                     self._runs.discard(run)
 
@@ -421,74 +437,25 @@ class Ledger:
         with self._lock:
             if self._ahead.overdue(now):
                 self._give_back_unbegun()
-            held = [run for run in self._runs if run.end is None]
-            self._watch(held, now)
+            held = self._runs.held()
+            self._runs.watch(now)
         if not held and not self._away and not self._unsure:
             return
-        parameters = {"ids": [run.job.id for run in held], "tokens": [run.token for run in held]}
-        renewed = None
         try:
             connection = self._connect()
             with connection.begin():
-                if now >= self._next_renewal:
-                    lease = {"lease": self._settings.lease}
-                    renewed = connection.execute(queries.RENEW, parameters | lease).rowcount
-                mine = {row.id: row.cancel_requested for row in connection.execute(queries.HELD, parameters)}
+                mine = self._leases.look(connection, held, now)
                 self._release_unsure(connection)  # if they were all there was to do, nobody asks for more
         except DBAPIError as error:
             self._lost(error)
             return
         self._unsure = []
-        # unless the commit was lost, or some were locked: then again at the next tick
-        if renewed is not None and renewed >= len(mine):
-            self._next_renewal = now + self._settings.lease / 3
+        self._leases.committed(now)
         self._postgresql.end()
         with self._lock:
             self._away = False
-            for run in held:
-                if run.job.id not in mine:
-                    self._lose(run)
-                elif mine[run.job.id]:
-                    self._interrupt(run, "cancelled")
+            self._runs.told(held, mine)
             self._lock.notify_all()
-
-    def _watch(self, held: list[Run], now: float) -> None:
-        for run in held:
-            if run.interrupted_at is None:
-                if now > run.started_at + self._time_limit(run.kind):
-                    self._interrupt(run, "time_limit")
-            elif now > run.interrupted_at + self._settings.cancel_grace + _ABANDON_SPARE and not run.abandoned:
-                self._abandon(run)
-
-    def _interrupt(self, run: Run, reason: Interrupt) -> None:
-        if run.interrupt is None:
-            run.interrupt, run.interrupted_at = reason, time.monotonic()
-
-    def _lose(self, run: Run) -> None:
-        """The job is not this run's any more: nothing that it says counts, and it is to end."""
-        run.interrupt, run.interrupted_at = "lost", run.interrupted_at or time.monotonic()
-        if run.end is not None:
-            self._runs.discard(run)
-
-    def _abandon(self, run: Run) -> None:
-        """The handler does not end. Its job does, and its thread is left to itself."""
-        log.error("a handler did not end when asked", job=str(run.job.id), kind=run.kind, asked=run.interrupt)
-        self._interrupt(run, "given_back")
-        run.abandoned = True
-        self.abandoned += 1
-        if run.interrupt == "given_back":
-            run.end = run.ended(JobStatus.QUEUED, "given_back")
-        elif run.interrupt == "lost":
-            self._runs.discard(run)
-        else:
-            code = "time_limit" if run.interrupt == "time_limit" else "cancel_ignored"
-            message = "the handler went on past its time limit and could not be ended"
-            if code == "cancel_ignored":
-                message = "the handler did not end after the cancel"
-            run.end = run.ended(JobStatus.FAILED, code, error=Failure(code, message), counts=True)
-        if run.thread is not None and run.outside.acquire(blocking=False):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(run.thread), ctypes.py_object(Abandoned))
-            run.outside.release()
 
     # -- the connection
 

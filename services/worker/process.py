@@ -1,4 +1,4 @@
-"""One worker process: Dramatiq's threads, the ledger, the stand-by, the sweeper and housekeeping, for one queue."""
+"""One worker process: Dramatiq's threads, the ledger and all that runs beside it, for one queue."""
 
 import gc
 import logging
@@ -12,16 +12,21 @@ from threading import Event, Thread
 import dramatiq
 import structlog
 
+from services.worker.dispatcher import Dispatchers
 from services.worker.drain import Drain, Slots
 from services.worker.housekeeping import Housekeeping
 from services.worker.ledger import Ledger
 from services.worker.masks import Masks
+from services.worker.registry import Registry
 from services.worker.runner import Runner
+from services.worker.scratch import Scratch
 from services.worker.standby import StandBy
 from services.worker.sweeper import Sweeper
 from shared.channels import Publisher, make_redis
 from shared.database import make_engine
 from shared.kinds.kind import Kind
+from shared.kinds.limits import limits_of
+from shared.listeners import Listener
 from shared.queue import ACTOR, make_broker
 from shared.settings import Settings
 from shared.updates import Handler
@@ -29,11 +34,15 @@ from shared.updates import Handler
 _FLUSH = 5.0
 """Seconds that the last commits and Dramatiq's threads get at shutdown."""
 
-CONNECTIONS = 5
-"""The ledger's, the stand-by's, the sweeper's for its lock and for a change, and one for housekeeping."""
+CONNECTIONS = 6
+"""The ledger's, the stand-by's, the sweeper's for its lock and for a change, housekeeping's and the registry's. Each
+listener has one more."""
 
 _IDLE = 50
 """Milliseconds that Dramatiq sleeps at most between two looks for tickets: what an idle worker takes to notice one."""
+
+_STUCK = 1.0
+"""Seconds that half of the threads have to be lost before the process is: what is raised in them may end some yet."""
 
 _PERIOD = 0.2
 """Seconds between two looks at what may end the process."""
@@ -53,61 +62,108 @@ class WorkerProcess:
         kinds: Mapping[str, Kind],
         handlers: Mapping[str, Handler],
         masks: Masks | None = None,
+        listeners: Mapping[str, Listener] | None = None,
     ) -> None:
         """`masks` gets to know the secrets of the jobs that run, for the process's own log."""
         self._settings = settings
         self._queue = queue
-        self._engine = make_engine(settings.database_url, pool_size=CONNECTIONS, application=f"headway-worker-{queue}")
+        connections = CONNECTIONS + len(listeners or {})
+        self._engine = make_engine(settings.database_url, pool_size=connections, application=f"headway-worker-{queue}")
         self._redis = make_redis(settings.redis_url)
         publisher = Publisher(self._redis, settings.namespace)
+        self._dispatchers = Dispatchers(self._engine, settings, listeners or {})
+        publisher.committed = self._dispatchers.wake
         # all queues, because the sweeper sends tickets to all; this process fetches from its own only
-        queues = tuple(sorted({kind.queue for kind in kinds.values()} | {queue}))
+        queues = tuple(sorted({kind.queue for kind in kinds.values() if kind.queue} | {queue}))
         self._broker = make_broker(settings.redis_url, settings.namespace, queues)
         self._ledger = Ledger(
-            self._engine, publisher, settings, queue, lambda kind: kinds[kind].time_limit if kind in kinds else 0
+            self._engine,
+            publisher,
+            settings,
+            queue,
+            lambda kind: kinds[kind].time_limit if kind in kinds else 0,
+            limits_of((kind for kind in kinds.values() if kind.queue == queue), settings),
         )
-        runner = Runner(self._ledger, kinds, handlers, max_result=settings.max_result, masks=masks)
+        self._stuck_since: float | None = None
+        self._scratch = Scratch()
+        runner = Runner(
+            self._ledger, kinds, handlers, max_result=settings.max_result, masks=masks, scratch=self._scratch
+        )
         slots = Slots(settings.threads)
         drain = Drain(self._ledger, runner, slots, self._broker, queue)
         self._standby = StandBy(self._engine, self._redis, publisher, drain, slots, queue)
         self._sweeper = Sweeper(self._engine, self._broker, publisher, settings, kinds)
         self._housekeeping = Housekeeping(self._engine, publisher, settings)
+        self._registry = Registry(self._engine, self._ledger, settings, queue, handlers)
         dramatiq.actor(actor_name=ACTOR, queue_name=queue, broker=self._broker)(drain)
         self._threads = dramatiq.Worker(
             self._broker, queues={queue}, worker_threads=settings.threads, worker_timeout=_IDLE
         )
         self._threads.queue_prefetch = settings.threads  # fewer would serialise, more would hoard tickets
 
-    def run(self, stop: Event, ready_file: Path | None = None) -> int:
-        """Works until `stop` is set, then leaves; the exit status: not 0 if the process has to be replaced."""
+    def run(self, stop: Event, ready_file: Path | None = None, hurry: Event | None = None) -> int:
+        """Works until `stop` is set or somebody asks it to leave, then leaves. The exit status: not 0 if it has to be
+        replaced. `hurry`: each time that it is set, a wait of the leaving is over.
+        """
+        self._scratch.open()
+        self._dispatchers.start()
         self._ledger.start()
+        self._registry.start()
         self._threads.start()
         self._standby.start()
         self._sweeper.start()
         self._housekeeping.start()
+        Thread(target=self._scratch.sweep, name="scratch", daemon=True).start()
         if ready_file is not None:
             ready_file.touch()
         log.info("worker ready", queue=self._queue, threads=self._settings.threads, pid=os.getpid())
+        draining = False
         while not stop.wait(_PERIOD):
             if self._ledger.broken:
                 return 1
-            if self._ledger.abandoned >= self._settings.threads:
-                log.error("every thread is held by a handler that does not end: leaving to be replaced")
-                self._leave()
+            if self._stuck():
+                log.error(
+                    "half of the threads are held by handlers that do not end: leaving to be replaced",
+                    abandoned=self._ledger.abandoned,
+                    threads=self._settings.threads,
+                )
+                self._leave(hurry or Event())
                 return 1
-        self._leave()
+            if draining and not self._ledger.running:
+                break
+            if self._registry.drain_requested and not draining:
+                draining = True
+                log.info("worker drained: it leaves once what runs has ended", running=self._ledger.running)
+                self._take_no_more()
+        self._leave(hurry or Event())
         return 0
 
-    def _leave(self) -> None:
+    def _stuck(self) -> bool:
+        """Whether half of the threads have been held for a while by handlers that were abandoned."""
+        now = time.monotonic()
+        if self._ledger.abandoned * 2 < self._settings.threads:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        return self._stuck_since is not None and now - self._stuck_since >= _STUCK
+
+    def _take_no_more(self) -> None:
+        """No more claims, and tickets are left to others. The stand-by goes on: it knows whether Redis is there."""
+        self._ledger.stop_claiming()
+        self._registry.draining()
+        for consumer in self._threads.consumers.values():
+            consumer.stop()
+
+    def _leave(self, hurry: Event) -> None:
         """No more claims, grace for handlers, give the rest back, flush. Nothing here waits without a bound."""
         log.info("worker leaving", running=self._ledger.running)
         self._sweeper.stop()
         self._housekeeping.stop()
         self._standby.stop()
-        self._ledger.stop_claiming()
-        if not self._idle_within(self._settings.drain_grace):
+        self._take_no_more()
+        if not self._idle_within(self._settings.drain_grace, hurry):
             self._ledger.interrupt_all("given_back")
-            if not self._idle_within(self._settings.cancel_grace):
+            if not self._idle_within(self._settings.cancel_grace, hurry):
                 self._ledger.give_up()
         if not self._ledger.stop(_FLUSH):
             log.warning("what was not committed is left to its lease")
@@ -115,16 +171,19 @@ class WorkerProcess:
         stopping = Thread(target=self._threads.stop, kwargs={"timeout": int(_FLUSH * 1000)}, daemon=True)
         stopping.start()
         stopping.join(_FLUSH)
+        self._scratch.close()
+        self._dispatchers.stop()
+        self._registry.leave()
         self._engine.dispose()
         self._redis.close()
         self._broker.client.close()
 
-    def _idle_within(self, seconds: float) -> bool:
+    def _idle_within(self, seconds: float, hurry: Event) -> bool:
         until = time.monotonic() + seconds
         while self._ledger.running:
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or hurry.wait(0.02):
+                hurry.clear()
                 return False
-            time.sleep(0.02)
         return True
 
 

@@ -1,9 +1,16 @@
 """What becomes of a job whose attempt failed."""
 
+import math
 from collections.abc import Callable
 
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
+
+LONGEST = 24 * 3600.0
+"""Seconds that a handler may ask for: with a slip of the pen a job would else rest for years."""
+
+_DOUBLINGS = 30
+"""Of the backoff: more would soon be no number any more, and `longest` is reached long before."""
 
 
 def after_failure(
@@ -16,7 +23,16 @@ def after_failure(
     """
     if fatal or failures + 1 >= kind.max_attempts:
         return JobStatus.FAILED, None
-    if after is not None:
-        return JobStatus.QUEUED, max(0.0, float(after))
+    wait = _asked(after)
+    if wait is not None:
+        return JobStatus.QUEUED, wait
     first, longest = kind.backoff
-    return JobStatus.QUEUED, jitter() * min(longest, first * 2.0**failures)
+    return JobStatus.QUEUED, jitter() * min(longest, first * 2.0 ** min(failures, _DOUBLINGS))
+
+
+def _asked(after: object) -> float | None:
+    """The wait that a handler asked for, within bounds; None if it is no number."""
+    if not isinstance(after, int | float):
+        return None
+    wait = float(min(max(after, 0.0), LONGEST))  # a whole number may be more than a float holds
+    return None if math.isnan(wait) else wait

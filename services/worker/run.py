@@ -7,11 +7,13 @@ from threading import Lock
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 from uuid import UUID
 
+from services.worker.values import Kept, kept
 from shared.changes import JobUpdate, NewLine
 from shared.events import Failure
 from shared.jobs import RUNNING_MAX, JobStatus
 from shared.kinds.mask import Mask
-from shared.updates import Items, Job, Level, Log, Progress, Step, Update
+from shared.texts import TEXT_MAX, clean, last_line
+from shared.updates import Checkpoint, Items, Job, Level, Log, Metadata, Progress, Step, Update
 
 Interrupt = Literal["cancelled", "time_limit", "given_back", "lost"]
 
@@ -20,9 +22,6 @@ BYTES_MAX = 2**20
 """What one job may hold in memory before its handler waits: lines, and characters of their texts."""
 
 _URGENT_LINES = LINES_MAX // 2
-_CUT = " … (cut)"
-_TEXT_MAX = 500
-"""Bytes of a step's name and of a message."""
 
 _LEVELS = get_args(Level)
 
@@ -87,25 +86,36 @@ class Run:
         """Whether there is anything to commit; what a run says that has lost its job is not."""
         return self.interrupt != "lost" and (self._changed or self.end is not None)
 
-    def say(self, update: Update, at: datetime, *, max_line: int, max_lines: int) -> None:
+    def noted(self, update: Update | None, *, max_metadata: int, max_result: int) -> Update | Kept | None:
+        """What `say` wants of it; what takes its time is done here, without a lock. Raises Fatal; sizes in bytes."""
+        if isinstance(update, Metadata | Checkpoint):
+            return kept(update, self.mask.json, max_metadata=max_metadata, max_result=max_result)
+        return update
+
+    def say(self, update: Update | Kept, at: datetime, *, max_line: int, max_lines: int) -> None:
         """Takes note of what the handler yielded. Raises TypeError for anything that is no Update."""
         match update:
             case Progress(percent, message, items):
                 self._progress(percent)
                 if message is not None:
-                    self._update.message = self.clean(message, _TEXT_MAX)
+                    self._update.message = self.clean(message, TEXT_MAX)
                 if items is not None:
                     self._update.items = _checked(items)
             case Step(name, percent):
-                self._update.step = self.clean(name, _TEXT_MAX)
+                self._update.step = self.clean(name, TEXT_MAX)
                 self._progress(percent)
                 self.add_line("phase", name, at, max_line=max_line, max_lines=max_lines)
             case Log(text, level):
                 if level not in _LEVELS:
                     raise TypeError(f"a log line's level is one of {', '.join(_LEVELS)}, not {level!r}")
                 self.add_line(level, text, at, max_line=max_line, max_lines=max_lines)
+            case Kept(metadata, checkpoint):
+                self._update.metadata = self._update.metadata if metadata is None else metadata
+                self._update.checkpoint = self._update.checkpoint if checkpoint is None else checkpoint
             case _:
-                raise TypeError(f"a handler yields Progress, Step or Log, not {type(update).__name__}")
+                raise TypeError(
+                    f"a handler yields Progress, Step, Log, Metadata, Checkpoint or None, not {type(update).__name__}"
+                )
         self._changed = True
 
     def add_line(self, level: Level, text: str, at: datetime, *, max_line: int, max_lines: int) -> None:
@@ -114,7 +124,7 @@ class Run:
             return
         self._last_line += 1
         if self._last_line == max_lines:
-            level, text = "warn", f"no more than {max_lines} log lines are kept for a job; this is the last"
+            level, text = "warn", last_line(max_lines)
         text = self.clean(text, max_line)
         self.lines.append(NewLine(self.job.id, self.job.attempt, self._last_line, at, level, text))
         self._bytes += len(text)
@@ -163,16 +173,6 @@ class Run:
     def _progress(self, percent: float | None) -> None:
         if percent is not None and not math.isnan(percent):
             self._update.progress = max(self._update.progress, int(min(max(percent, 0), RUNNING_MAX)))
-
-
-def clean(text: str, limit: int, mask: Callable[[str], str] = str) -> str:
-    """What PostgreSQL can store: valid UTF-8 without NUL, at most `limit` bytes, with a mark where it was cut."""
-    text = str(text).replace("\0", "").encode(errors="replace").decode()
-    data = mask(text).encode()  # before the cut, which could leave half of a secret
-    if len(data) > limit:
-        data = data[: limit - len(_CUT.encode())]
-        return data.decode(errors="ignore") + _CUT
-    return data.decode()
 
 
 def _checked(items: Items) -> Items:

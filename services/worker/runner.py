@@ -7,21 +7,23 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec import structs
 
-from services.worker.ledger import Abandoned, Ledger
+from services.worker.ledger import Ledger
 from services.worker.masks import Masks
 from services.worker.retries import after_failure
 from services.worker.run import Interrupted, Run
-from shared.changes import JobUpdate, holds_nul
+from services.worker.running import Abandoned
+from services.worker.scratch import Scratch
+from services.worker.values import RESULT, encoded
+from shared.changes import JobUpdate
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.kinds.mask import Mask
 from shared.kinds.secret import secret_values
+from shared.texts import ERROR_MAX
 from shared.updates import Fatal, Handler, JobError, Level, Retryable
-
-_MESSAGE_MAX = 2000
-"""Bytes of an error's message."""
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +42,7 @@ class Runner:
         *,
         max_result: int,
         masks: Masks | None = None,
+        scratch: Scratch | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._ledger = ledger
@@ -47,6 +50,7 @@ class Runner:
         self._handlers = handlers
         self._max_result = max_result
         self._masks = masks or Masks()
+        self._scratch = scratch
         self._jitter = jitter
 
     def run(self, run: Run) -> None:
@@ -54,8 +58,12 @@ class Runner:
         run.thread = threading.get_ident()
         if kind := self._kinds.get(run.kind):
             run.mask = Mask(secret_values(run.params, kind.params))
+        if self._scratch is not None:
+            run.job = structs.replace(run.job, scratch=self._scratch.place(run.job.id, run.job.attempt))
         with self._masks.also(run.mask):
             end, line = self._end(run)
+        if self._scratch is not None and run.job.scratch is not None:
+            self._scratch.remove(run.job.scratch)
         self._ledger.finish(run, end, line=line)
 
     def _end(self, run: Run) -> End:
@@ -116,18 +124,10 @@ class Runner:
 
     def _completed(self, run: Run, kind: Kind, result: Any) -> End:
         try:
-            encoded = msgspec.json.encode(result)
-        except Exception as error:  # noqa: BLE001  # whatever an object's encoding may raise
-            message = f"the result cannot be encoded as JSON: {type(error).__name__}: {error}"
-            return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
-        encoded = run.mask.json(encoded)
-        if len(encoded) > self._max_result:
-            message = f"the result has {len(encoded)} bytes; at most {self._max_result} are kept"
-            return self._failed(run, kind, Failure("result_too_large", message), fatal=True)
-        if holds_nul(encoded):
-            message = "the result holds a NUL character, which PostgreSQL cannot store"
-            return self._failed(run, kind, Failure("unencodable_result", message), fatal=True)
-        return run.ended(JobStatus.COMPLETED, "completed", result=encoded), None
+            data = encoded(RESULT, result, self._max_result, run.mask.json)
+        except Fatal as error:
+            return self._failed(run, kind, Failure(error.code, error.message), fatal=True)
+        return run.ended(JobStatus.COMPLETED, "completed", result=data), None
 
     def _interrupted(self, run: Run, kind: Kind, interrupted: Interrupted) -> End:
         match interrupted.reason:
@@ -144,7 +144,7 @@ class Runner:
     def _failed(
         self, run: Run, kind: Kind, failure: Failure, *, fatal: bool = False, after: float | None = None
     ) -> End:
-        failure = Failure(run.clean(failure.code, 100), run.clean(failure.message, _MESSAGE_MAX))
+        failure = Failure(run.clean(failure.code, 100), run.clean(failure.message, ERROR_MAX))
         status, delay = after_failure(kind, run.failures, self._jitter, fatal=fatal, after=after)
         text = f"attempt {run.job.attempt} failed: {failure.message}"
         if delay is not None:

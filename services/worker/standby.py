@@ -1,12 +1,13 @@
 """The stand-by: while Redis is away, and with it all tickets, it polls PostgreSQL and runs the same drain."""
 
-from threading import Event, Thread
+from threading import Thread
 
 import redis
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.worker.drain import Drain, Slots
+from services.worker.loop import Loop
 from shared import queries
 from shared.channels import Publisher
 from shared.outage import Outage
@@ -32,23 +33,21 @@ class StandBy:
         self._slots = slots
         self._queue = queue
         self._redis = Outage("redis", "stand-by")
-        self._stopping = Event()
-        self._thread = Thread(target=self._loop, name="standby", daemon=True)
+        self._loop = Loop("stand-by", self._turn, _PERIOD)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Returns at once; nothing is begun any more."""
-        self._stopping.set()
+        self._loop.stop()
 
-    def _loop(self) -> None:
-        while not self._stopping.wait(_PERIOD):
-            self._ask()
-            self._drain.redis_away = self._publisher.suspended = self._redis.away
-            if self._redis.away:
-                for _ in range(self._wanted()):
-                    Thread(target=self._drain, name="standby-drain", daemon=True).start()
+    def _turn(self) -> None:
+        self._ask()
+        self._drain.redis_away = self._publisher.suspended = self._redis.away
+        if self._redis.away:
+            for _ in range(self._wanted()):
+                Thread(target=self._drain, name="standby-drain", daemon=True).start()
 
     def _ask(self) -> None:
         try:
@@ -65,5 +64,5 @@ class StandBy:
         try:
             with self._engine.connect() as connection:
                 return int(connection.execute(queries.RUNNABLE, {"queue": self._queue, "jobs": free}).scalar_one())
-        except SQLAlchemyError:
+        except SQLAlchemyError:  # the ledger tells of it; here it is not asked again while Redis is there
             return 0

@@ -1,34 +1,41 @@
 """The sweeper: puts right what a crash or an outage left. Every worker runs one; a lock lets one at a time work."""
 
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from threading import Event, Thread
 from typing import Any
+from uuid import UUID
 
 import redis
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, TextClause
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.worker.loop import Loop
 from services.worker.retries import after_failure
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
 from shared.channels import Publisher
 from shared.creation import TICKETS
 from shared.events import Failure
-from shared.jobs import JobStatus
+from shared.jobs import FINAL_BATCH, JobStatus
 from shared.kinds.kind import Kind
 from shared.outage import Outage
 from shared.queue import TicketBroker, send_tickets, waiting_tickets
 from shared.settings import Settings
+from shared.succession import settle
 
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
 
 _LOCK = 7_203_551
 """Of the transaction that sweeps. Any number will do, as long as it is always the same one."""
+
+_ROUND = 1.0
+"""Seconds in which as many batches are let begin or cancelled as one round does: the leases are looked at again."""
 
 _MANY = 100
 """Rows in one go."""
@@ -57,32 +64,26 @@ class Sweeper:
         self._publisher = publisher
         self._settings = settings
         self._kinds = kinds
-        self._queues = sorted({kind.queue for kind in kinds.values()})
+        self._queues = sorted({kind.queue for kind in kinds.values() if kind.queue})
         self._jitter = jitter
         self._seen: datetime | None = None
         """What the server's clock showed in the last round."""
         self._steady_since = datetime.min.replace(tzinfo=UTC)
-        self._postgresql = Outage("postgresql", "sweeper")
-        self._stopping = Event()
-        self._thread = Thread(target=self._loop, name="sweeper", daemon=True)
+        self._loop = Loop("sweeper", self._turn, _PERIOD, postgresql=Outage("postgresql", "sweeper"))
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Returns at once; the round that is under way is finished."""
-        self._stopping.set()
+        self._loop.stop()
 
-    def _loop(self) -> None:
-        while not self._stopping.wait(_PERIOD):
-            try:
-                self.sweep()
-                self._postgresql.end()
-            except SQLAlchemyError as error:
-                self._seen = None
-                self._postgresql.begin(error)
-            except Exception:  # a bug in one round must not end all of them
-                log.exception("the sweeper failed")
+    def _turn(self) -> None:
+        try:
+            self.sweep()
+        except SQLAlchemyError:
+            self._seen = None
+            raise
 
     def sweep(self) -> None:
         """One round, unless another process is at it."""
@@ -93,6 +94,8 @@ class Sweeper:
                 return
             if may_expire:
                 self._expire(now)
+            self._settle_successors()
+            self._cancel_late()
             self._send_tickets(guard)
 
     def _may_expire(self, now: datetime, up_since: datetime) -> bool:
@@ -103,14 +106,16 @@ class Sweeper:
         steady = self._seen is not None and timedelta(0) <= now - self._seen < self._gap
         if not steady:
             self._steady_since = now
+        self._steady_since = max(self._steady_since, up_since)
         self._seen = now
-        return now - max(self._steady_since, up_since) > self._lease
+        return now - self._steady_since > self._lease
 
     def _expire(self, now: datetime) -> None:
         """`now`: when the round began, for the server may stand still in the middle of it, too."""
         with self._engine.begin() as connection:
             connection.execute(queries.RELEASE_EXPIRED)
-            rows = connection.execute(queries.EXPIRED, {"jobs": _MANY, "now": now}).all()
+            parameters = {"jobs": _MANY, "now": now, "steady": self._steady_since}
+            rows = connection.execute(queries.EXPIRED, parameters).all()
         for batch_id, jobs in groupby(rows, key=lambda row: row.batch_id):
             updates, lines = [], []
             for job in jobs:
@@ -127,21 +132,55 @@ class Sweeper:
                 continue
             log.warning("leases expired", batch=str(batch_id), jobs=len(accepted))
 
+    def _settle_successors(self) -> None:
+        """Batches that waited for another one, which has ended by now."""
+        for batch_id in self._found(queries.SUCCESSORS):
+            with self._engine.connect() as connection, suppress(NoSuchBatch):
+                commit(connection, self._publisher, batch_id, settle(connection, batch_id))
+
+    def _cancel_late(self) -> None:
+        """Batches that had to have ended by now."""
+        for batch_id in self._found(queries.EXPIRING):
+            with self._engine.connect() as connection, suppress(NoSuchBatch):
+                change = Change(connection, batch_id)
+                batch = change.batch
+                if batch.status not in FINAL_BATCH and not batch.cancel_requested:
+                    change.cancel("expired")
+                commit(connection, self._publisher, batch_id, change.close())
+
+    def _found(self, query: TextClause) -> Iterator[UUID]:
+        """One after the other, in whose own transaction each is looked at again; `_ROUND` seconds of them at most."""
+        until = time.monotonic() + _ROUND
+        before: list[UUID] = []
+        while True:
+            with self._engine.begin() as connection:
+                batch_ids = list(connection.execute(query, {"batches": _MANY}).scalars())
+            if batch_ids == before:
+                return
+            for batch_id in batch_ids:
+                if time.monotonic() > until:
+                    return  # there are leases to be looked at
+                yield batch_id
+            before = batch_ids
+
     def _expired(self, job: Any) -> tuple[JobUpdate, NewLine]:
         """The end of an attempt whose worker is gone. It counts: the job may be what killed it."""
-        kind = self._kinds.get(job.kind)
+        kind, failure = self._kinds.get(job.kind), _EXPIRED
         status, delay = (JobStatus.FAILED, None) if kind is None else after_failure(kind, job.failures, self._jitter)
+        if job.silence is not None:
+            failure = Failure("silent", f"nothing was reported for {job.silence:g} s")
+            delay = None  # whoever reports may begin again at once
         update = JobUpdate(
             id=job.id,
             token=job.lease_token,
             status=status,
-            error=_EXPIRED,
+            error=failure,
             delay=delay,
             counts=True,
             last_line=job.last_line + 1,
-            reason=_EXPIRED.code,
+            reason=failure.code,
         )
-        text = f"attempt {job.attempt} failed: {_EXPIRED.message}"
+        text = f"attempt {job.attempt} failed: {failure.message}"
         return update, NewLine(job.id, job.attempt, job.last_line + 1, job.now, "error", text)
 
     def _send_tickets(self, connection: Connection) -> None:

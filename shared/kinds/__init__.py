@@ -1,8 +1,19 @@
-"""The kinds of job, in an explicit table."""
+"""The kinds of job: `KINDS` and `PLUGINS` by name, and their `QUEUES`, from the table in table.py.
 
-from shared.kinds.kind import Kind
-from shared.kinds.photos import PHOTOS_INVENTORY
-from shared.kinds.rehearsal import REHEARSAL
+That is read when one of them is first asked for, and not before: the module of a plug-in imports from this package.
+"""
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (REHEARSAL, PHOTOS_INVENTORY)}
-QUEUES: tuple[str, ...] = tuple(sorted({kind.queue for kind in KINDS.values()}))
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared.kinds.table import KINDS, PLUGINS, QUEUES
+
+__all__ = ["KINDS", "PLUGINS", "QUEUES"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from shared.kinds import table  # noqa: PLC0415  # see above
+
+    return getattr(table, name)

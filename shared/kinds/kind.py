@@ -18,10 +18,15 @@ class Kind(Struct, frozen=True, kw_only=True):
     params: type[Struct]
     """What a job's `params` must be; unknown fields are refused when it says `forbid_unknown_fields`."""
     queue: str = "default"
-    """Worker processes serve one queue each: slow kinds get their own."""
+    """Worker processes serve one queue each: slow kinds get their own. Empty: no worker runs this kind."""
+    concurrency: int | None = None
+    """Jobs of this kind that run at once, all batches and owners together. An operator may say otherwise, as of `rate`:
+    HEADWAY_LIMITS."""
+    rate: float | None = None
+    """Starts a second; a second's worth of them, or one, may come at once."""
     max_attempts: int = 3
     time_limit: float = 600
-    """Seconds for one attempt."""
+    """Seconds for one attempt; infinite: there is none."""
     backoff: tuple[float, float] = (1, 60)
     """Seconds: the wait before the second attempt at most, and the longest wait."""
     result: Any = None

@@ -11,6 +11,7 @@ from shared.queries.changing import (
     CANCEL_QUEUED,
     CANCEL_QUEUED_JOB,
     CLOSE_LANE,
+    LET_GO_LANE,
     LOCK_BATCH,
     NEXT_DUE,
     PAUSE_LANE,
@@ -24,8 +25,8 @@ from shared.queries.changing import (
     UPDATE_BATCH,
     UPDATE_JOBS,
 )
-from shared.queries.claiming import CLAIM, RELEASE, RELEASE_CLAIMS, RUNNABLE
-from shared.queries.creating import ADD_BATCH, ADD_LANE, COPY_JOBS, EXPIRE_KEYS, FIND_KEY, TAKE_KEY
+from shared.queries.claiming import CLAIM, RELEASE, RELEASE_CLAIMS, RELEASE_EXPIRED, RUNNABLE, WAKE_LANE
+from shared.queries.creating import ADD_BATCH, ADD_LANE, COPY_JOBS, EXPIRE_KEYS, FIND_KEY, PREDECESSOR, TAKE_KEY
 from shared.queries.deleting import (
     DELETE_BATCH,
     DELETE_JOBS,
@@ -35,7 +36,19 @@ from shared.queries.deleting import (
     LOCK_UPLOADS_OF,
     OUTLIVED,
 )
-from shared.queries.leases import CLOCK, EXPIRED, HELD, RELEASE_EXPIRED, RENEW, TRY_LOCK
+from shared.queries.leases import CLOCK, EXPIRED, HELD, RENEW, TRY_LOCK
+from shared.queries.listening import (
+    END_NEWS,
+    FORGET_LISTENERS,
+    FORGET_NEWS,
+    KEEP_NEWS,
+    LEAVE_NEWS,
+    NEWS,
+    REGISTER_LISTENERS,
+    TAKE_NEWS,
+)
+from shared.queries.outlook import LEASED, OUTLOOK, SERVED, TURNS
+from shared.queries.paces import KIND_PACE, MOVE_PACE, PACE_TO_MOVE
 from shared.queries.reading import (
     BATCH,
     BATCH_OF_JOB,
@@ -58,7 +71,10 @@ from shared.queries.reading import (
     VERSIONS,
     WATCHED_BATCH,
 )
+from shared.queries.reporting import NOTE_REPORTS, REPORTED_JOB, TAKE_FOR_RUN
+from shared.queries.scheduling import EXPIRING, SUCCESSORS
 from shared.queries.uploads import ADD_UPLOAD, DELETE_UPLOADS, EXPIRED_UPLOADS, USE_UPLOADS, USE_UPLOADS_FOR
+from shared.queries.workers import BEAT, DRAIN_WORKER, FORGET_WORKERS, LEAVE, RUNNING_JOBS, WORKERS
 
 __all__ = [
     "ADD_BATCH",
@@ -70,6 +86,7 @@ __all__ = [
     "BATCH",
     "BATCHES",
     "BATCH_OF_JOB",
+    "BEAT",
     "CANCEL_QUEUED",
     "CANCEL_QUEUED_JOB",
     "CHANGED_JOBS",
@@ -84,29 +101,49 @@ __all__ = [
     "DELETE_LINES",
     "DELETE_TRANSITIONS",
     "DELETE_UPLOADS",
+    "DRAIN_WORKER",
+    "END_NEWS",
     "EPOCH",
     "EXPIRED",
     "EXPIRED_UPLOADS",
     "EXPIRE_KEYS",
+    "EXPIRING",
     "FEED",
     "FEED_VERSIONS",
     "FIND_KEY",
+    "FORGET_LISTENERS",
+    "FORGET_NEWS",
+    "FORGET_WORKERS",
     "HELD",
     "JOB",
     "JOBS",
     "JOB_NAMES",
     "JOB_TRANSITIONS",
+    "KEEP_NEWS",
+    "KIND_PACE",
+    "LEASED",
+    "LEAVE",
+    "LEAVE_NEWS",
+    "LET_GO_LANE",
     "LET_GO_UPLOADS",
     "LOCK_BATCH",
     "LOCK_UPLOADS_OF",
+    "MOVE_PACE",
+    "NEWS",
     "NEXT_DUE",
+    "NOTE_REPORTS",
     "NO_SORT",
     "OUTLIVED",
+    "OUTLOOK",
+    "PACE_TO_MOVE",
     "PAUSE_LANE",
+    "PREDECESSOR",
+    "REGISTER_LISTENERS",
     "RELEASE",
     "RELEASE_CLAIMS",
     "RELEASE_EXPIRED",
     "RENEW",
+    "REPORTED_JOB",
     "REQUEST_CANCEL",
     "REQUEST_CANCEL_JOB",
     "RESULTS",
@@ -114,17 +151,25 @@ __all__ = [
     "RETRY_JOB",
     "ROTATE_EPOCH",
     "RUNNABLE",
+    "RUNNING_JOBS",
     "SEARCH_JOB_LINES",
     "SEARCH_LINES",
+    "SERVED",
     "STARTED_JOBS",
     "START_JOBS",
+    "SUCCESSORS",
+    "TAKE_FOR_RUN",
     "TAKE_KEY",
+    "TAKE_NEWS",
     "TIMELINE",
     "TRY_LOCK",
+    "TURNS",
     "UPDATE_BATCH",
     "UPDATE_JOBS",
     "USE_UPLOADS",
     "USE_UPLOADS_FOR",
     "VERSIONS",
+    "WAKE_LANE",
     "WATCHED_BATCH",
+    "WORKERS",
 ]

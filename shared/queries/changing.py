@@ -6,23 +6,24 @@ from shared.queries.columns import BATCH_COLUMNS, JOB_COLUMNS
 
 # The first statement of every change: commit order becomes version order.
 LOCK_BATCH = text(f"""
-    SELECT {BATCH_COLUMNS}, headway_epoch() AS epoch FROM batches b WHERE b.id = :id FOR NO KEY UPDATE
+    SELECT {BATCH_COLUMNS}, headway_epoch() AS epoch, clock_timestamp() AS now
+    FROM batches b WHERE b.id = :id FOR NO KEY UPDATE
 """)
 
 # Reserved jobs begin to run, if they are still queued under their token. `delayed`: it had rested until a given time.
 START_JOBS = text(f"""
     UPDATE jobs j
-    SET status = 'PROCESSING', attempt = j.attempt + 1, step = NULL, message = NULL,
+    SET status = 'PROCESSING', attempt = j.attempt + 1, step = NULL, message = NULL, metadata = NULL,
         error_code = NULL, error_message = NULL, run_after = NULL, started_at = clock_timestamp(), version = :version,
         lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
     FROM jobs old
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED' AND old.id = j.id
-    RETURNING {JOB_COLUMNS}, j.params, j.failures, j.last_line, old.run_after IS NOT NULL AS delayed
+    RETURNING {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line, old.run_after IS NOT NULL AS delayed
 """)
 
 # After a commit whose outcome is unknown: those that it did start.
 STARTED_JOBS = text(f"""
-    SELECT {JOB_COLUMNS}, j.params, j.failures, j.last_line FROM jobs j
+    SELECT {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line FROM jobs j
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'PROCESSING'
 """)
 
@@ -37,10 +38,11 @@ UPDATE_JOBS = text(f"""
             CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:statuses AS text[]), CAST(:progress AS int[]),
             CAST(:steps AS text[]), CAST(:messages AS text[]),
             CAST(:items_done AS int[]), CAST(:items_failed AS int[]), CAST(:items_total AS int[]),
+            CAST(:metadata AS text[]), CAST(:checkpoints AS text[]),
             CAST(:last_lines AS bigint[]), CAST(:error_codes AS text[]), CAST(:error_messages AS text[]),
             CAST(:results AS text[]), CAST(:delays AS float8[]), CAST(:counts AS boolean[])
         ) AS u (id, token, status, progress, step, message, items_done, items_failed, items_total,
-                last_line, error_code, error_message, result, delay, counts)
+                metadata, checkpoint, last_line, error_code, error_message, result, delay, counts)
         JOIN jobs j ON j.id = u.id AND j.id = ANY(CAST(:ids AS uuid[]))
     )
     UPDATE jobs j
@@ -50,6 +52,8 @@ UPDATE_JOBS = text(f"""
         items_done = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_done, j.items_done) END,
         items_failed = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_failed, j.items_failed) END,
         items_total = CASE WHEN w.ends <> 'QUEUED' THEN coalesce(w.items_total, j.items_total) END,
+        metadata = coalesce(CAST(w.metadata AS json), j.metadata),
+        checkpoint = CASE WHEN w.ends <> 'COMPLETED' THEN coalesce(CAST(w.checkpoint AS json), j.checkpoint) END,
         last_line = GREATEST(j.last_line, w.last_line),
         failures = j.failures + CAST(w.counts AS int),
         error_code = CASE WHEN w.ends IN ('FAILED', 'QUEUED') THEN w.error_code END,
@@ -77,18 +81,32 @@ ADD_LINES = text("""
     ON CONFLICT DO NOTHING
 """)
 
-ADD_TRANSITIONS = text("""
-    INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason, message)
-    SELECT :batch_id, u.job_id, u.old_status, u.new_status, u.attempt, clock_timestamp(), u.reason, u.message
-    FROM unnest(
-        CAST(:job_ids AS uuid[]), CAST(:old_statuses AS text[]), CAST(:new_statuses AS text[]),
-        CAST(:attempts AS int[]), CAST(:reasons AS text[]), CAST(:messages AS text[])
-    ) AS u (job_id, old_status, new_status, attempt, reason, message)
+# Who is to be told of the transitions that were just `noted`: all listeners that there are. Where one still has to be
+# told of earlier ones, its row says from which on, and when.
+_NEWS = """
+    INSERT INTO outbox (listener, batch_id, delivered, last, failures, due_at)
+    SELECT l.name, :batch_id, new.first - 1, new.last, 0, clock_timestamp()
+    FROM listeners l
+    CROSS JOIN (SELECT min(noted.id) AS first, max(noted.id) AS last FROM noted HAVING count(*) > 0) new
+    ON CONFLICT (listener, batch_id) DO UPDATE SET last = excluded.last
+"""
+
+ADD_TRANSITIONS = text(f"""
+    WITH noted AS (
+        INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason, message)
+        SELECT :batch_id, u.job_id, u.old_status, u.new_status, u.attempt, clock_timestamp(), u.reason, u.message
+        FROM unnest(
+            CAST(:job_ids AS uuid[]), CAST(:old_statuses AS text[]), CAST(:new_statuses AS text[]),
+            CAST(:attempts AS int[]), CAST(:reasons AS text[]), CAST(:messages AS text[])
+        ) AS u (job_id, old_status, new_status, attempt, reason, message)
+        RETURNING id
+    )
+    {_NEWS}
 """)
 
 # All queued jobs of a batch end as cancelled; their number and what that adds to the
 # progress sum. Reserved ones too: their claimer finds them no longer queued.
-CANCEL_QUEUED = text("""
+CANCEL_QUEUED = text(f"""
     WITH gone AS (
         UPDATE jobs j
         SET status = 'CANCELLED', finished_at = clock_timestamp(), run_after = NULL, lease_token = NULL,
@@ -97,7 +115,10 @@ CANCEL_QUEUED = text("""
         RETURNING j.id, j.attempt, j.progress
     ), noted AS (
         INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason)
-        SELECT :batch_id, gone.id, 'QUEUED', 'CANCELLED', gone.attempt, clock_timestamp(), 'cancelled' FROM gone
+        SELECT :batch_id, gone.id, 'QUEUED', 'CANCELLED', gone.attempt, clock_timestamp(), :reason FROM gone
+        RETURNING id
+    ), news AS (
+        {_NEWS}
     )
     SELECT count(*) AS jobs, coalesce(sum(100 - progress), 0) AS progress FROM gone
 """)
@@ -121,18 +142,21 @@ REQUEST_CANCEL_JOB = text(f"""
 
 # Failed jobs of a batch are queued again, with their kind's attempts anew; how many, and what of their batch's progress
 # sum and failed items goes with their ends. What they reached stays: a job's progress does not fall.
-RETRY_FAILED = text("""
+RETRY_FAILED = text(f"""
     WITH again AS (
         UPDATE jobs j
         SET status = 'QUEUED', failures = 0, step = NULL, message = NULL, items_done = NULL, items_failed = NULL,
-            items_total = NULL, error_code = NULL, error_message = NULL, result = NULL, run_after = NULL,
-            cancel_requested = false, finished_at = NULL, version = :version
+            items_total = NULL, metadata = NULL, error_code = NULL, error_message = NULL, result = NULL,
+            run_after = NULL, cancel_requested = false, finished_at = NULL, version = :version
         FROM jobs old
         WHERE j.batch_id = :batch_id AND j.status = 'FAILED' AND old.id = j.id AND old.batch_id = j.batch_id
         RETURNING j.id, j.attempt, j.progress, coalesce(old.items_failed, 0) AS items_failed
     ), noted AS (
         INSERT INTO transitions (batch_id, job_id, old_status, new_status, attempt, at, reason)
         SELECT :batch_id, again.id, 'FAILED', 'QUEUED', again.attempt, clock_timestamp(), 'retried' FROM again
+        RETURNING id
+    ), news AS (
+        {_NEWS}
     )
     SELECT count(*) AS jobs, coalesce(sum(100 - progress), 0) AS progress,
         coalesce(sum(items_failed), 0) AS items_failed
@@ -143,8 +167,8 @@ RETRY_FAILED = text("""
 RETRY_JOB = text(f"""
     UPDATE jobs j
     SET status = 'QUEUED', failures = 0, step = NULL, message = NULL, items_done = NULL, items_failed = NULL,
-        items_total = NULL, error_code = NULL, error_message = NULL, result = NULL, run_after = NULL,
-        cancel_requested = false, finished_at = NULL, version = :version
+        items_total = NULL, metadata = NULL, error_code = NULL, error_message = NULL, result = NULL,
+        run_after = NULL, cancel_requested = false, finished_at = NULL, version = :version
     FROM jobs old
     WHERE j.id = :id AND j.status IN ('FAILED', 'CANCELLED') AND old.id = j.id
     RETURNING {JOB_COLUMNS}, old.status AS old_status, coalesce(old.items_failed, 0) AS old_items_failed
@@ -169,10 +193,11 @@ REQUEST_CANCEL = text("""
 UPDATE_BATCH = text(f"""
     UPDATE batches b
     SET version = :version, status = :status, queued = :queued, processing = :processing, completed = :completed,
-        failed = :failed, cancelled = :cancelled, progress_sum = :progress_sum, failed_items = :failed_items,
+        failed = :failed, cancelled = :cancelled, total = :total, progress_sum = :progress_sum,
+        failed_items = :failed_items,
         line_count = :line_count, delayed = :delayed, next_due = :next_due, paused = :paused,
-        cancel_requested = :cancel_requested,
-        summary = CAST(:summary AS jsonb),
+        cancel_requested = :cancel_requested, cancel_reason = :cancel_reason, open = :open, held = :held,
+        summary = CAST(:summary AS jsonb), pace = CAST(:pace AS jsonb),
         started_at = CASE WHEN :started THEN coalesce(b.started_at, clock_timestamp()) ELSE b.started_at END,
         finished_at = CASE WHEN :finished THEN clock_timestamp() END
     WHERE b.id = :id
@@ -180,6 +205,9 @@ UPDATE_BATCH = text(f"""
 """)
 
 CLOSE_LANE = text("DELETE FROM lanes WHERE batch_id = :batch_id")
+
+# The batch that it waited for has ended.
+LET_GO_LANE = text("UPDATE lanes SET after_batch = NULL WHERE batch_id = :batch_id")
 
 PAUSE_LANE = text("UPDATE lanes SET paused = :paused WHERE batch_id = :batch_id")
 

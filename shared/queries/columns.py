@@ -3,8 +3,8 @@
 BATCH_COLUMNS = """
     b.id, b.owner, b.kind, b.title, b.status, b.version, b.priority, b.concurrency, b.metadata, b.summary,
     b.queued, b.processing, b.completed, b.failed, b.cancelled, b.total, b.progress_sum, b.failed_items, b.line_count,
-    b.delayed, b.next_due, b.paused, b.cancel_requested, b.open, b.run_after, b.after_batch, b.after_any, b.expires_at,
-    b.pace, b.created_at, b.started_at, b.finished_at
+    b.delayed, b.next_due, b.paused, b.cancel_requested, b.open, b.run_after, b.after_batch, b.after_any, b.held,
+    b.expires_at, b.cancel_reason, b.pace, b.created_at, b.started_at, b.finished_at
 """
 
 JOB_COLUMNS = """

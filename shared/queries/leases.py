@@ -2,6 +2,8 @@
 
 from sqlalchemy import text
 
+from shared.queries.reporting import SILENCE_OF_JOB
+
 # Those of my jobs that are still mine, with what was asked of them. The ids twice, as in UPDATE_JOBS.
 HELD = text("""
     SELECT j.id, j.cancel_requested FROM jobs j
@@ -20,22 +22,17 @@ RENEW = text("""
     )
 """)
 
-# Running jobs whose worker was not heard of any more at :now.
-EXPIRED = text("""
-    SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind, clock_timestamp() AS now
+# Running jobs whose worker was not heard of any more at :now; `silence` of those that are reported from elsewhere, in
+# seconds. Of these none while things have been :steady for less than that, up to a minute: after an outage programs
+# take longer than workers to come back.
+EXPIRED = text(f"""
+    SELECT j.id, j.batch_id, j.lease_token, j.attempt, j.failures, j.last_line, b.kind, clock_timestamp() AS now,
+        CASE WHEN b.kind = 'external' THEN {SILENCE_OF_JOB} END AS silence
     FROM jobs j JOIN batches b ON b.id = j.batch_id
     WHERE j.lease_token IS NOT NULL AND j.status = 'PROCESSING' AND j.lease_until < :now
+        AND (b.kind <> 'external' OR CAST(:steady AS timestamptz) + LEAST(60, {SILENCE_OF_JOB}) * interval '1 second'
+            < :now)
     ORDER BY j.batch_id LIMIT :jobs
-""")
-
-# Reservations whose worker is not heard of any more.
-RELEASE_EXPIRED = text("""
-    UPDATE jobs j SET lease_token = NULL, lease_until = NULL
-    WHERE j.id IN (
-        SELECT h.id FROM jobs h
-        WHERE h.lease_token IS NOT NULL AND h.status = 'QUEUED' AND h.lease_until < clock_timestamp()
-        FOR NO KEY UPDATE SKIP LOCKED
-    )
 """)
 
 # This server's clock, by which leases go, and since when it has been up.

@@ -23,6 +23,7 @@ USE_UPLOADS = text("""
 
 USE_UPLOADS_FOR = text("""
     INSERT INTO upload_uses (batch_id, upload_id) SELECT :batch_id, u.id FROM unnest(CAST(:ids AS uuid[])) AS u (id)
+    ON CONFLICT DO NOTHING
 """)
 
 # Those that no batch names, and that were kept long enough, under their locks.

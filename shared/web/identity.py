@@ -1,4 +1,4 @@
-"""Who is asking: a Bearer token and, only where asked, a ticket in the URL. Neither may ever be logged."""
+"""Who is asking: a Bearer token and, only where asked, a report token or a ticket in the URL. None may be logged."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -8,7 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from msgspec import Struct
 
-from shared.auth import Claims, check_token, verify_ticket
+from shared.auth import Claims, check_token, is_report_token, verify_report_token, verify_ticket
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.settings import Settings
 
@@ -30,18 +30,36 @@ async def bearer(connection: Connection) -> Claims:
 
     Raises Unauthenticated, and Unavailable when the keys of tokens cannot be reached.
     """
+    state = connection.app.state
+    return await check_token(state.settings, state.token_keys, _token(connection))
+
+
+async def reporter(connection: Connection) -> Claims:
+    """As `bearer`, by a report token as well. Raises NotFound for one of another batch than the address names."""
+    token = _token(connection)
+    if not is_report_token(token):
+        return await bearer(connection)
+    claims = verify_report_token(connection.app.state.settings, token)
+    if "batch_id" in connection.path_params and not claims.may_see(connection.path_params["batch_id"]):
+        raise NotFound
+    return claims
+
+
+def _token(connection: Connection) -> str:
+    """Raises Unauthenticated when there is none."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("expected a header Authorization: Bearer <token>")
-    state = connection.app.state
-    return await check_token(state.settings, state.token_keys, token.strip())
+    return token.strip()
 
 
 async def authenticate(connection: Connection, handler: BaseRouteHandler) -> None:
     """A guard: comes before parameters and body are looked at. Puts the Claims into `request.auth`.
 
     A handler names the scope that it needs by `scope_needed=…`, if it is not the one that its method needs. With
-    `ticket_opens=True` a ticket of the batch in its address (`batch_id`) will do in place of a token.
+    `ticket_opens=True` a ticket of the batch in its address (`batch_id`) will do in place of a token, and with
+    `reporter_opens=True` a report token will; a handler whose address names a job sees to it that it is of the
+    token's batch (`Claims.may_see`).
 
     Raises Unauthenticated, Forbidden when the token lacks the scope, NotFound for another batch's ticket, Unavailable.
     """
@@ -49,7 +67,7 @@ async def authenticate(connection: Connection, handler: BaseRouteHandler) -> Non
         reading = await reader(connection, connection.path_params["batch_id"])
         claims = Claims(reading.owner, frozenset({"read"}), reading.expires)
     else:
-        claims = await bearer(connection)
+        claims = await (reporter if handler.opt.get("reporter_opens") else bearer)(connection)
         method = connection.scope["method"]  # type: ignore[typeddict-item]
         _demand(claims, handler.opt.get("scope_needed", "read" if method in _READING else "write"))
     connection.scope["auth"] = claims

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from shared.channels import make_redis
-from tests.bench import creation, delivery, pickup, startup, statements, throughput, updates
+from tests.bench import claims, creation, delivery, estimates, fairness, pickup, startup, statements, throughput, updates
 from tests.bench.machine import describe
 from tests.bench.report import render, write
 from tests.bench.results import Result
@@ -23,9 +23,12 @@ MEASUREMENTS: dict[str, Callable[[Servers], Result]] = {
     "creation": creation.measure,
     "throughput": throughput.measure,
     "pickup": pickup.measure,
+    "claims": claims.measure,
+    "fairness": fairness.measure,
     "delivery": delivery.measure,
     "statements": statements.measure,
     "updates": updates.measure,
+    "estimates": estimates.measure,
     "startup": startup.measure,
 }
 

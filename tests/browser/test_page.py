@@ -68,6 +68,15 @@ def test_shows_every_job_move_until_all_are_done(run: Run, page: Page, tmp_path:
     page.photograph(tmp_path / "finished.png")
 
 
+def test_says_how_long_it_will_take_as_soon_as_the_server_knows(run: Run, page: Page, tmp_path: Path) -> None:
+    _, address = rehearse(run, 60, "--title", "Sixty", steps=10, stepMs=70)
+    page.open(address)
+    span = r"(about \d+ s|up to \d+ s|\d+ to \d+ s|\d+ s to \d+ min) left"
+    page.wait("the time left", times=lambda times: re.fullmatch(rf"running for \d+ s, {span}", times))
+    page.photograph(tmp_path / "left.png")
+    page.wait("the end", times=lambda times: re.fullmatch(r"took \d+ s", times))
+
+
 def test_the_ticket_leaves_the_address_and_a_reload_still_works(run: Run, page: Page) -> None:
     batch_id, address = rehearse(run, steps=300, stepMs=100)
     page.open(address)

@@ -20,7 +20,6 @@ from infra.embedded.valkey import Valkey
 from infra.migrations.migrate import migrate
 from shared.channels import batch_channel, decode_frame
 from shared.database import make_engine
-from shared.queue import make_broker, send_tickets
 from shared.settings import Settings
 from tests.support.batches import (
     assert_consistent,
@@ -33,13 +32,7 @@ from tests.support.batches import (
 )
 from tests.support.ports import own_port
 from tests.support.processes import service, worker
-
-
-def call(settings: Settings, tickets: int = 16) -> None:
-    """Work tickets, as the api sends them."""
-    broker = make_broker(settings.redis_url, settings.namespace, ("default",))
-    send_tickets(broker, "default", tickets)
-    broker.client.close()
+from tests.support.tickets import call
 
 
 def running_job(engine: sa.Engine, batch_id: UUID) -> Any:

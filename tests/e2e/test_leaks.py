@@ -114,7 +114,7 @@ class Client:
         reply = self.ask("POST", "/api/batches", hands_out=True, json=batch)
         assert reply.status_code == 201, reply.text
         created: dict[str, Any] = reply.json()
-        rest = {name: value for name, value in created.items() if name not in {"streamUrl", "webUrl"}}
+        rest = {name: value for name, value in created.items() if name not in {"streamUrl", "webUrl", "reportToken"}}
         self._written.add("reply to POST /api/batches", json.dumps(rest))
         return created
 
@@ -283,6 +283,7 @@ def _good_and_bad(run: Run, client: Client, known: Known) -> None:
         client.ask("GET", f"{path}{separator}ticket={ticket}", who=None)
         client.ask("GET", f"{path}{separator}ticket={ticket}x", who=None)
         client.ask("GET", f"{path}{separator}ticket={ticket}&unheard-of=1", who=None)
+    _report(client, known)
     for who in [name for name in client.tokens if name != "good"]:
         for path in (*reads, "/api/batches", f"/api/jobs/{jobs[0]['id']}", f"/api/nowhere/{ticket}"):
             client.ask("GET", path, who=who)
@@ -303,6 +304,28 @@ def _good_and_bad(run: Run, client: Client, known: Known) -> None:
     client.ask("POST", f"/api/jobs/{jobs[3]['id']}/retry")
     client.wait(batch_id)
     client.ask("DELETE", f"/api/batches/{batch_id}")
+
+
+def _report(client: Client, known: Known) -> None:
+    """Work that is done elsewhere: right, wrong, and by a token that is used where it does not belong from then on."""
+    jobs = [{"name": known.private, "params": {"data": {"a": known.private}}}]
+    created = client.create({"kind": "external", "title": known.private, "jobs": jobs})
+    token = client.tokens["reporting"] = created["reportToken"]
+    client.ask("POST", f"/api/batches/{created['batchId']}/report-tokens", hands_out=True)
+    (job,) = client.ask("GET", f"/api/batches/{created['batchId']}/jobs", who="reporting").json()["items"]
+    path = f"/api/jobs/{job['id']}/report"
+    for who in ("reporting", "good", "expired", "other owner"):
+        for reports in (
+            [{"sequence": 1, "type": "start"}, {"sequence": 2, "type": "log", "text": known.private}],
+            [{"sequence": 3, "type": known.wrong}, {"sequence": known.wrong, "type": "log", "text": 1}],
+            [{"sequence": 4, "type": "fail", "message": known.private, "code": known.wrong + " "}],
+            [{"sequence": 5, "type": "metadata", "metadata": {known.private: known.private}}],
+        ):
+            client.ask("POST", path, who=who, json={"run": NEVER, "reports": reports})
+        client.ask("POST", path, who=who, json={"run": known.wrong, "reports": known.wrong})
+    client.ask("GET", f"{path}?token={token}")
+    client.ask("POST", path, json={"run": NEVER, "reports": [{"sequence": 9, "type": "fail", "message": "over"}]})
+    client.wait(created["batchId"])
 
 
 def _refused(client: Client, known: Known) -> None:

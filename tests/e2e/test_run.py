@@ -78,8 +78,8 @@ def test_prints_the_page_of_a_demonstration_and_a_curl_line_that_works(run: Run)
 def test_passes_its_own_smoke_test(run: Run) -> None:
     done = run.headway("smoke", "--wait", "--heartbeat", "1", "--lifetime", "4")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("✓ passed") == 32
-    assert "All 32 checks passed" in done.stdout
+    assert done.stdout.count("✓ passed") == 33
+    assert "All 33 checks passed" in done.stdout
 
 
 def test_smoke_fails_on_a_server_that_does_not_keep_the_protocol(run: Run) -> None:
@@ -150,6 +150,26 @@ def test_a_log_and_a_history_are_read_from_the_command_line(run: Run) -> None:
     wrong = run.headway("logs", batch_id, "--level", "loud")
     assert (wrong.returncode, "'loud' is none of phase" in wrong.stderr) == (2, True)
     assert run.headway("timeline", "00000000-0000-7000-8000-000000000000").returncode == 2
+
+
+def test_workers_are_seen_and_let_go_from_the_command_line(run: Run) -> None:
+    def listed() -> list[list[str]]:
+        titles, *rows = run.headway("workers").stdout.splitlines()
+        assert titles.split()[:4] == ["id", "queue", "status", "running"]
+        return [row.split() for row in rows]
+
+    def one() -> list[str] | None:
+        return next((row for row in listed() if row[1:3] == ["default", "working"]), None)
+
+    worker_id = wait_for(one, "a worker of short jobs")[0]
+    old = set(run.running.pids["worker"])
+    assert {row[1] for row in listed()} == {"default", "photos"}
+    done = run.headway("workers", "drain", worker_id)
+    assert done.stdout.startswith("draining: process "), done.stderr
+    assert int(done.stdout.split()[2]) in old
+    wait_for(lambda: (row := one()) and row[0] != worker_id, "another in its place", 60)
+    assert len(old & set(run.running.pids["worker"])) == 1
+    assert run.headway("workers", "drain", worker_id).returncode == 2
 
 
 def test_watching_ends_with_5_when_there_is_nothing_to_watch(run: Run) -> None:

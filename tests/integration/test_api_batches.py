@@ -67,6 +67,12 @@ def test_a_batch_is_created_and_read(anna: httpx.Client, settings: Settings) -> 
         "summary": None,
         "startedAt": None,
         "finishedAt": None,
+        "etaLow": None,
+        "etaHigh": None,
+        "open": False,
+        "runAfter": None,
+        "after": None,
+        "expiresAt": None,
     }
     ticket = stream_url.removeprefix(f"/api/batches/{batch_id}/stream?ticket=")
     assert verify_ticket(settings, ticket).batch_id == batch_id

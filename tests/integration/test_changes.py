@@ -6,12 +6,12 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from shared import queries
 from shared.changes import Change, JobUpdate, NoSuchBatch
 from shared.channels import Frame, decode_frame
 from shared.events import Delta, Failure, encode
 from shared.jobs import JOB_TRANSITIONS, JobStatus
 from tests.support.batches import assert_consistent, batch_row, cancel, job_rows, make_batch, transition_rows
+from tests.support.claims import claim
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
@@ -20,7 +20,7 @@ def start(engine: sa.Engine, batch_id: UUID, jobs: int = 1) -> tuple[UUID, Frame
     """Claims and starts jobs as the ledger does; the token and what was published."""
     token = uuid4()
     with engine.begin() as connection:
-        rows = connection.execute(queries.CLAIM, {"queue": "default", "jobs": jobs, "token": token, "lease": 60}).all()
+        rows = claim(connection, jobs, token)
     with engine.begin() as connection:
         change = Change(connection, batch_id)
         assert len(change.start([row.id for row in rows], token, 60)) == jobs
@@ -137,7 +137,7 @@ def test_a_reserved_job_runs_only_if_its_batch_still_wants_it(engine: sa.Engine)
     batch_id = make_batch(engine, 2)
     token = uuid4()
     with engine.begin() as connection:
-        rows = connection.execute(queries.CLAIM, {"queue": "default", "jobs": 2, "token": token, "lease": 60}).all()
+        rows = claim(connection, 2, token)
     assert batch_row(engine, batch_id).version == 1, "a reservation is nobody's business"
     cancel(engine, batch_id)
     with engine.begin() as connection:

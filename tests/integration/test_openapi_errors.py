@@ -32,18 +32,26 @@ ELSEWHERE = {"internal", "too_many_requests", "disk_full"}
 OPERATIONS = [(method.upper(), path) for path, methods in OPENAPI["paths"].items() for method in methods]
 
 
+BODIES: dict[str, Any] = {
+    "/api/jobs/{id}/report": {"run": str(uuid4()), "reports": [{"sequence": 1, "type": "start"}]},
+    "/api/batches/{id}/jobs": {"jobs": rehearsal()["jobs"]},
+}
+"""Those that are right, where it is not a submission."""
+
+
 class Place:
     """A Headway with a finished and an unfinished batch, as a user, one with less rights and a stranger see it."""
 
     def __init__(self, address: str, settings: Settings, finished: Writer, unfinished: Writer) -> None:
         self.address = address
-        self.user = client(address, settings)
+        self.user = client(address, settings, scope="admin")
         self.reporter = client(address, settings, scope="report")
+        self.reader = client(address, settings, scope="read")
         self.stranger = httpx.Client(base_url=address, trust_env=False)
         self.finished, self.unfinished = finished, unfinished
 
     def close(self) -> None:
-        for each in (self.user, self.reporter, self.stranger):
+        for each in (self.user, self.reporter, self.reader, self.stranger):
             each.close()
 
     def ask(self, who: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
@@ -51,7 +59,7 @@ class Place:
         body = described(method, path).get("requestBody", {})
         if body.get("required") and not more.keys() & {"content", "files", "json"}:
             form = "multipart/form-data" in body["content"]
-            more |= {"files": {"file": ("a.txt", b"text")}} if form else {"json": rehearsal()}
+            more |= {"files": {"file": ("a.txt", b"text")}} if form else {"json": BODIES.get(path) or rehearsal()}
         return who.request(method, self.filled(path, more.pop("variables", {})), **more)
 
     def filled(self, path: str, variables: dict[str, Any]) -> str:
@@ -125,19 +133,30 @@ def missing(place: Place, method: str, path: str) -> httpx.Response:
     return reply
 
 
+def forbidden(place: Place, method: str, path: str) -> httpx.Response:
+    """To one whose scope is another."""
+    reports = described(method, path)["security"] == [{"bearer": ["report"]}]
+    return place.ask(place.reader if reports else place.reporter, method, path)
+
+
 def senseless(place: Place, method: str, path: str) -> httpx.Response:
     if path == "/api/batches":
         headers = {"Idempotency-Key": "once"}
         place.ask(place.user, method, path, headers=headers).raise_for_status()
         return place.ask(place.user, method, path, headers=headers, json=rehearsal(title="another"))
     batch = place.unfinished if method == "DELETE" else place.finished
-    return place.ask(place.user, method, path, variables={"id": batch.jobs[0] if "jobs" in path else batch.batch_id})
+    if path.endswith("/close"):
+        cancelled = place.user.post("/api/batches", json=rehearsal()).json()["batchId"]
+        place.user.post(f"/api/batches/{cancelled}/cancel").raise_for_status()
+        return place.ask(place.user, method, path, variables={"id": cancelled})
+    job = path.startswith("/api/jobs")
+    return place.ask(place.user, method, path, variables={"id": batch.jobs[0] if job else batch.batch_id})
 
 
 PROVOKED: dict[str, Callable[[Place, str, str], httpx.Response]] = {
     "malformed": lambda place, method, path: place.raw(method, path, header="no header"),
     "unauthenticated": lambda place, method, path: place.ask(place.stranger, method, path),
-    "forbidden": lambda place, method, path: place.ask(place.reporter, method, path),
+    "forbidden": forbidden,
     "not_found": missing,
     "conflict": senseless,
     "too_large": too_long,

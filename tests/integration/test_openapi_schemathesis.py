@@ -16,6 +16,7 @@ from shared.settings import Settings
 from tests.support.batches import OWNER
 from tests.support.streams import stream_process
 from tests.support.web import client
+from tests.support.workers import add_worker
 from tests.support.writer import Writer
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ bearer = "{token}"
 
 def batches_in_every_state(engine: sa.Engine, settings: Settings) -> dict[str, list[str]]:
     """Their ids and those of their jobs, some more often: who is deleted cannot be asked after."""
-    writers = [Writer(engine, settings, 2) for _ in range(12)]
+    writers = [Writer(engine, settings, 2, still_open=number < 4) for number in range(12)]
     for writer in writers[2:]:
         writer.start(0)
         writer.progress(0, 40, lines=3)
@@ -70,6 +71,7 @@ def batches_in_every_state(engine: sa.Engine, settings: Settings) -> dict[str, l
         writer.finish(1, JobStatus.FAILED)
     for writer in writers[10:]:
         writer.cancel()
+    writers += [Writer(engine, settings, 2, kind="external") for _ in range(3)]
     for writer in writers:
         writer.close()
     return {
@@ -85,8 +87,9 @@ def test_nothing_is_said_that_is_not_so_and_nothing_is_so_that_is_not_said(
     # streams that end soon, and say all that they can say on their own
     settings = replace(settings, lifetime=0.2, heartbeat=0.1, rehearsal="safe")
     ids = batches_in_every_state(engine, settings)
+    ids["workers"] = [str(add_worker(engine)) for _ in range(3)]
     configuration = tmp_path / "schemathesis.toml"
-    configuration.write_text(CONFIGURATION.format(token=issue_token(settings, OWNER)))
+    configuration.write_text(CONFIGURATION.format(token=issue_token(settings, OWNER, scope="admin")))
     with stream_process(settings, "infra.web") as (address, _):
         with client(address, settings) as api:
             reply = api.post("/api/uploads", files={"file": ("notes.txt", b"notes")})

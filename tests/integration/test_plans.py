@@ -20,21 +20,27 @@ from shared import models, queries
 from tests.support.filled import (
     BIG,
     FINISHED,
+    HELD,
     JOBS,
     LANES,
+    LATE,
     LEASED,
+    OUTBOX,
     OWNER,
     RESERVED,
     TOKEN,
+    WORKERS,
     batch_id,
     fill,
     job_id,
     upload_id,
+    worker_id,
 )
 from tests.support.plans import Mode, explain
 
-SMALL = frozenset({"installation", "lanes"})
-"""May be read from end to end: one row, and a narrow one for each unfinished batch."""
+SMALL = frozenset({"installation", "kind_turns", "lanes", "listeners", "paces", "queue_turns", "workers"})
+"""May be read from end to end: one row, and a narrow one for each kind, priority, listener, process, or active batch.
+"""
 
 VERSION = 20_000
 SOME = 100
@@ -86,6 +92,8 @@ UPDATES = running(
     items_done=each(None),
     items_failed=each(None),
     items_total=each(None),
+    metadata=each('{"page":1}'),
+    checkpoints=each(None),
     last_lines=each(11),
     error_codes=each(None),
     error_messages=each(None),
@@ -94,16 +102,48 @@ UPDATES = running(
     counts=each(False),
     only_expired=False,
 )
+BEAT = {
+    "id": worker_id(1),
+    "queue": "default",
+    "kinds": ["rehearsal"],
+    "host": "a host",
+    "pid": 1,
+    "version": "1.0",
+    "threads": 8,
+    "running": 8,
+    "job_ids": RUNNING,
+    "abandoned": 0,
+    "memory": 100_000_000,
+    "draining": False,
+    "age": 1.0,
+}
 COUNTERS = dict.fromkeys(
-    ("queued", "processing", "completed", "failed", "cancelled", "progress_sum", "failed_items", "line_count"), 1
+    ("queued", "processing", "completed", "failed", "cancelled", "total", "progress_sum", "failed_items", "line_count"),
+    1,
 )
 NOW = datetime.now(UTC)
 NEW = UUID(int=1 << 120)
+WATCHED = [batch_id(batch) for batch in (BIG, *range(3001, 3000 + SOME))]
 WHOLE_BATCH = "uq_jobs_batch_id_position | ix_jobs_batch_id_version"
+LISTENERS = 3
 TIES = 32
 """An incremental sort begins with so many, ties or not."""
+SCHEDULE = {"run_after": NOW, "after_batch": batch_id(BIG), "expires_at": NOW}
+NEWS = {"listener": "one", "batch_id": batch_id(BIG), "token": TOKEN, "delivered": 1}
 KNOWN = [batch_id(batch) for batch in range(7, 100, 40)]
 BATCH_OF_OWNER = "pk_batches | ix_batches_owner_id"
+CLAIM = {
+    "queue": "default",
+    "jobs": 8,
+    "token": NEW,
+    "lease": 15.0,
+    "ending": [],
+    "owner_limit": None,
+    "kinds": [],
+    "kind_limits": [],
+    "kind_rates": [],
+}
+RELEASED = " | ".join(f"ix_jobs_leased{lanes}{jobs}" for lanes in ("", " + pk_lanes") for jobs in ("", " + pk_jobs"))
 OFFERED = "ix_jobs_claimable + ix_jobs_delayed + ix_jobs_leased"
 
 CASES: dict[str, list[Case]] = {
@@ -136,18 +176,34 @@ CASES: dict[str, list[Case]] = {
                 attempts=each(1),
                 reasons=each("completed"),
                 messages=each(None),
-            )
+            ),
+            reads="pk_outbox",
+            visits=LISTENERS,
         )
     ],
-    "CANCEL_QUEUED": [Case(given=of_big(version=VERSION), reads=WHOLE_BATCH, visits=JOBS)],
+    "CANCEL_QUEUED": [
+        Case(
+            given=of_big(version=VERSION, reason="cancelled"),
+            reads="pk_outbox + uq_jobs_batch_id_position | pk_outbox + ix_jobs_batch_id_version",
+            visits=JOBS + LISTENERS,
+        )
+    ],
     "REQUEST_CANCEL": [Case(given=of_big(version=VERSION), reads="ix_jobs_leased", visits=10)],
     "CANCEL_QUEUED_JOB": [Case(given={"id": job_id(BIG, 100), "version": VERSION}, reads="pk_jobs", visits=2)],
     "REQUEST_CANCEL_JOB": [Case(given={"id": job_id(BIG, 1), "version": VERSION}, reads="pk_jobs", visits=1)],
     "RETRY_FAILED": [
         Case(
             given=of_big(version=VERSION),
-            reads=f"{WHOLE_BATCH} | pk_jobs + uq_jobs_batch_id_position | pk_jobs + ix_jobs_batch_id_version",
-            visits=2 * JOBS,
+            reads=" | ".join(
+                f"pk_outbox + {read}"
+                for read in (
+                    "uq_jobs_batch_id_position",
+                    "ix_jobs_batch_id_version",
+                    "pk_jobs + uq_jobs_batch_id_position",
+                    "pk_jobs + ix_jobs_batch_id_version",
+                )
+            ),
+            visits=2 * JOBS + LISTENERS,
         )
     ],
     "RETRY_JOB": [Case(given={"id": job_id(BIG, 101), "version": VERSION}, reads="pk_jobs", visits=2)],
@@ -162,7 +218,11 @@ CASES: dict[str, list[Case]] = {
                 "next_due": None,
                 "paused": False,
                 "cancel_requested": False,
+                "cancel_reason": None,
+                "open": False,
+                "held": False,
                 "summary": None,
+                "pace": "[]",
                 "started": True,
                 "finished": False,
                 **COUNTERS,
@@ -171,6 +231,7 @@ CASES: dict[str, list[Case]] = {
             visits=1,
         )
     ],
+    "LET_GO_LANE": [Case(given=of_big(), reads="pk_lanes", visits=1)],
     "CLOSE_LANE": [Case(given=of_big(), reads="pk_lanes", visits=1)],
     "PAUSE_LANE": [Case(given=of_big(paused=True), reads="pk_lanes", visits=1)],
     "RESULTS": [Case(given=of_big(), reads="uq_jobs_batch_id_position", visits=JOBS, cursor=True)],
@@ -186,6 +247,10 @@ CASES: dict[str, list[Case]] = {
                 "concurrency": None,
                 "metadata": "{}",
                 "total": 10,
+                "open": False,
+                "after_any": False,
+                "held": False,
+                **SCHEDULE,
             }
         )
     ],
@@ -199,9 +264,11 @@ CASES: dict[str, list[Case]] = {
                 "priority": 0,
                 "concurrency": None,
                 "paused": False,
+                **SCHEDULE,
             }
         )
     ],
+    "PREDECESSOR": [Case(given={"id": batch_id(BIG)}, reads="pk_batches", visits=1)],
     "TAKE_KEY": [
         Case(
             given={"owner": OWNER, "key": "new", "body": b"\0", "batch_id": NEW, "ttl": 86400},
@@ -211,37 +278,70 @@ CASES: dict[str, list[Case]] = {
     "FIND_KEY": [Case(given={"owner": "owner 7", "key": "key 7", "ttl": 86400}, reads="pk_idempotency_keys", visits=1)],
     "EXPIRE_KEYS": [Case(given={"ttl": 79_000}, reads="ix_idempotency_keys_created_at", visits=350, blind=None)],
     # claiming and leases
-    "CLAIM": [
-        Case(
-            given={"queue": "default", "jobs": 8, "token": NEW, "lease": 15.0},
-            reads=f"{OFFERED} + pk_jobs | {OFFERED} + pk_jobs + ix_lanes_ready",
-            visits=LANES + 16,
-            sorts=LANES,
-        )
-    ],
+    "CLAIM": [Case(given=CLAIM)],  # what is in it: test_claim_plans.py
     "RUNNABLE": [
         Case(
             given={"queue": "default", "jobs": 16},
-            reads=f"{OFFERED} | {OFFERED} + ix_lanes_ready",
-            visits=LANES + 16,
+            reads=f"{OFFERED} + ix_lanes_ready + ix_lanes_ready_at | {OFFERED} + ix_lanes_ready_at",
+            visits=64,
         )
     ],
+    "WAKE_LANE": [Case(given=of_big(), reads="pk_lanes + pk_batches", visits=2)],
     "RELEASE": [Case(given={"ids": HELD_BACK, "token": RESERVED}, reads="pk_jobs", visits=2)],
     "HELD": [Case(given=running(), reads="pk_jobs", visits=8)],
     "RENEW": [Case(given=running(lease=15.0), reads="pk_jobs", visits=16)],
     "EXPIRED": [
         Case(
-            given={"jobs": 100, "now": NOW},
+            given={"jobs": 100, "now": NOW, "steady": NOW},
             reads="ix_jobs_leased | ix_jobs_leased + pk_batches",
             visits=LEASED,
             sorts=100,
             blind=None,
         )
     ],
-    "RELEASE_CLAIMS": [
-        Case(given={"tokens": [NEW]}, reads="ix_jobs_leased | ix_jobs_leased + pk_jobs", visits=LEASED, blind=None)
+    "RELEASE_CLAIMS": [Case(given={"tokens": [NEW]}, reads=RELEASED, visits=LEASED + LANES, sorts=LANES, blind=None)],
+    "RELEASE_EXPIRED": [Case(reads=RELEASED, visits=LEASED + LANES, sorts=LANES, blind=None)],
+    # reporting
+    "REPORTED_JOB": [
+        Case(
+            given={"id": job_id(BIG, 5), "owner": OWNER},
+            reads="pk_jobs + pk_batches | pk_jobs + ix_batches_owner_id",
+            visits=2,
+        )
     ],
-    "RELEASE_EXPIRED": [Case(reads="ix_jobs_leased | ix_jobs_leased + pk_jobs", visits=LEASED, blind=None)],
+    "TAKE_FOR_RUN": [Case(given={"id": job_id(BIG, 100), "run": NEW}, reads="pk_jobs", visits=1)],
+    "NOTE_REPORTS": [
+        Case(given={"id": job_id(BIG, 1), "run": TOKEN, "sequence": 9, "silence": 300.0}, reads="pk_jobs", visits=1)
+    ],
+    # scheduling
+    "SUCCESSORS": [
+        Case(given={"batches": SOME}, reads="ix_lanes_after_batch + pk_batches", visits=2 * HELD, sorts=HELD)
+    ],
+    "EXPIRING": [
+        Case(given={"batches": SOME}, reads="ix_lanes_expires_at + pk_batches", visits=2 * LATE, sorts=LATE)
+    ],
+    # listening
+    "REGISTER_LISTENERS": [Case(given={"names": ["one", "new"]}, reads="pk_listeners", sorts=2)],
+    "TAKE_NEWS": [
+        Case(
+            given={"listener": "one", "token": NEW, "lease": 60.0},
+            reads="ix_outbox_due_at + pk_outbox + pk_batches",
+            visits=4,
+            blind=OUTBOX,
+        )
+    ],
+    "NEWS": [
+        Case(
+            given=of_big(delivered=0, limit=100),
+            reads="ix_transitions_batch_id_id",
+            visits=100,
+        )
+    ],
+    "KEEP_NEWS": [Case(given=NEWS | {"failures": 0, "lease": 60.0}, reads="pk_outbox", visits=1)],
+    "LEAVE_NEWS": [Case(given=NEWS | {"failures": 0, "delay": 1.0}, reads="pk_outbox", visits=1)],
+    "END_NEWS": [Case(given=NEWS, reads="pk_outbox", visits=1)],
+    "FORGET_LISTENERS": [Case(given={"silence": 86400.0}, visits=LISTENERS)],
+    "FORGET_NEWS": [Case(given={"listener": "gone"}, reads="ix_outbox_due_at", visits=BIG, blind=None)],
     # deleting
     "OUTLIVED": [Case(given={"retention": 2990 * 60.0}, reads="ix_batches_finished_at", visits=1)],
     "LOCK_UPLOADS_OF": [Case(given=of_big(), reads="pk_upload_uses + pk_uploads", visits=2 * SOME, sorts=SOME)],
@@ -396,6 +496,42 @@ CASES: dict[str, list[Case]] = {
             visits=SOME,
         )
     ],
+    # why batches wait
+    "OUTLOOK": [
+        Case(
+            given={"ids": WATCHED},
+            reads="pk_batches | pk_batches + pk_kind_turns | pk_batches + pk_lanes + pk_kind_turns",
+            visits=2 * SOME + LANES,
+        )
+    ],
+    "SERVED": [
+        Case(
+            given={"queues": ["default"], "lease": 60.0},
+            reads="ix_workers_queue | ",
+            visits=2 * WORKERS,
+            sorts=WORKERS,
+        )
+    ],
+    "TURNS": [
+        Case(
+            given={"queues": ["default"], "lanes": 50},
+            reads="ix_lanes_ready + pk_batches + pk_owner_turns"
+            " | ix_lanes_ready + pk_batches + pk_owner_turns + pk_queue_turns",
+            visits=4 * 50,
+        )
+    ],
+    "LEASED": [Case(reads="ix_jobs_leased | ix_jobs_leased + pk_lanes", visits=LEASED + LANES, blind=None)],
+    # workers
+    "BEAT": [Case(given=BEAT, reads="pk_workers")],
+    "LEAVE": [Case(given={"id": worker_id(1)}, reads="pk_workers", visits=1)],
+    "FORGET_WORKERS": [Case(given={"silence": 60.0}, visits=WORKERS)],
+    "WORKERS": [Case(given={"after": worker_id(1), "limit": 51, "lease": 15.0}, reads="pk_workers", visits=51)],
+    "DRAIN_WORKER": [Case(given={"id": worker_id(1), "lease": 15.0}, reads="pk_workers", visits=1)],
+    "RUNNING_JOBS": [Case(given={"ids": RUNNING}, reads="pk_jobs + pk_batches", visits=2 * len(RUNNING))],
+    # paces
+    "KIND_PACE": [Case(given={"kind": "rehearsal"}, reads="pk_paces | ", visits=1)],
+    "PACE_TO_MOVE": [Case(given={"kind": "rehearsal"}, reads="pk_paces | ", visits=2)],
+    "MOVE_PACE": [Case(given={"kind": "rehearsal", "pace": "[]"}, reads="pk_paces | ", visits=1)],
     # nothing to read
     "EPOCH": [Case()],
     "ROTATE_EPOCH": [Case(visits=1)],

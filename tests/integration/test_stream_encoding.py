@@ -43,6 +43,8 @@ def test_a_job(writer: Writer, zone: str) -> None:
     given += [
         job(writer, 1000, items_done=0, items_failed=0, items_total=0),
         job(writer, 1001, items_done=1, items_failed=2, items_total=LARGEST, cancel_requested=True),
+        job(writer, 1002, metadata={"a": [1, -2.5e-7, None, True, {}], "b: c, d": "".join(map(chr, range(1, 0x180)))}),
+        job(writer, 1003, metadata={}),
         job(writer, LARGEST, error_code="x", error_message=ODD_TEXTS[0], attempt=LARGEST, progress=100),
     ]
     with writer.engine.begin() as connection:
@@ -105,6 +107,7 @@ def job(writer: Writer, position: int, *, at: datetime | None = None, **fields: 
         "run_after": at,
         "error_code": None,
         "error_message": None,
+        "metadata": None,
         "last_line": 0,
         "started_at": at,
         "finished_at": at,

@@ -3,7 +3,8 @@
 The story: two jobs, one after the other, of which the second fails, before, while and after a worker runs them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
+from shared.events import stamp
 from shared.settings import Settings
 from tests.support.batches import wait_finished
 from tests.support.openapi import OPENAPI, check_reply, reply_described, validate
@@ -19,6 +21,8 @@ from tests.support.processes import worker
 from tests.support.streams import stream_process
 from tests.support.web import client
 from tests.support.wire import Normal, compare, golden
+from tests.support.workers import add_worker
+from tests.support.writer import Writer
 
 BATCH = "/api/batches/{id}"
 JOB = "/api/jobs/{id}"
@@ -33,6 +37,8 @@ SUBMISSION = {
         {"name": "second", "params": {"steps": 2, "stepMs": 1, "failAtStep": 2}},
     ],
 }
+
+PLANNED = stamp(datetime.now(UTC) + timedelta(days=1))
 
 SHORTENED = {"text/html", "text/css", "text/javascript", "text/event-stream"}
 """Pages and files are what they are in this repository, and events have a file of their own."""
@@ -74,7 +80,7 @@ def recorder(settings: Settings) -> Iterator[Recorder]:
     # the streams that are asked for end at once
     with (
         stream_process(replace(settings, lifetime=0.1), "infra.web") as (address, _),
-        client(address, settings) as user,
+        client(address, settings, scope="admin") as user,
     ):
         yield Recorder(user)
 
@@ -133,6 +139,56 @@ def record_what_follows(recorder: Recorder, batch_id: str, second: str) -> None:
     ask("DELETE", BATCH, batch_id)
 
 
+def record_more_jobs(recorder: Recorder) -> None:
+    """Of a batch that is planned, and to which jobs are added."""
+    ask = recorder.ask
+    planned = {"runAfter": PLANNED, "expiresAt": PLANNED, "open": True}
+    body = {"kind": "rehearsal", "title": "Later"}
+    batch_id = ask("POST", "/api/batches", json=body | planned, note="planned, and open")["batchId"]
+    more = {"jobs": SUBMISSION["jobs"]}
+    once = {"Idempotency-Key": "more"}
+    ask("POST", f"{BATCH}/jobs", batch_id, json=more, headers=once)
+    ask("POST", f"{BATCH}/jobs", batch_id, json=more, headers=once, note="again with the same Idempotency-Key")
+    follows = body | {"jobs": more["jobs"], "after": batch_id, "afterAny": True}
+    follows_id = ask("POST", "/api/batches", json=follows, note="after another")["batchId"]
+    ask("POST", f"{BATCH}/close", batch_id)
+    for id_ in (batch_id, follows_id):
+        recorder.user.post(f"/api/batches/{id_}/cancel").raise_for_status()
+
+
+def record_reports(recorder: Recorder) -> None:
+    """Of a job that is done elsewhere."""
+    ask = recorder.ask
+    jobs = [{"name": "printing", "params": {"silenceSeconds": 60, "data": {"printer": "b"}}}]
+    batch = ask("POST", "/api/batches", json={"kind": "external", "title": "Elsewhere", "jobs": jobs}, note="elsewhere")
+    (job,) = recorder.user.get(f"/api/batches/{batch['batchId']}/jobs").json()["items"]
+    ask("POST", f"{BATCH}/report-tokens", batch["batchId"])
+    run = "7d1c6c56-0d1b-4a5e-9d4e-6f1f0c5b8a11"
+    begun: list[dict[str, Any]] = [
+        {"type": "start", "takeOver": False},
+        {"type": "progress", "percent": 25, "message": "sheet 1", "done": 1, "failed": 0, "total": 4},
+        {"type": "step", "name": "printing", "percent": None},
+        {"type": "log", "text": "paper is low", "level": "info", "at": "2026-01-01T00:00:00.000Z"},
+        {"type": "warning", "text": "sheet 2 is crooked"},
+        {"type": "metadata", "metadata": {"sheets": 4}},
+    ]
+    numbered = [{"sequence": number} | report for number, report in enumerate(begun, start=1)]
+    ask("POST", f"{JOB}/report", job["id"], json={"run": run, "reports": numbered}, note="begun")
+    end = {"sequence": 7, "type": "complete", "result": {"sheets": 4}}
+    ask(
+        "POST", f"{JOB}/report", job["id"], json={"run": run, "reports": [*numbered, end]}, note="sent again, and ended"
+    )
+    ask("GET", JOB, job["id"], note="done elsewhere")
+
+
+def record_workers(recorder: Recorder, engine: sa.Engine, writer: Writer) -> None:
+    """Of which one runs a job."""
+    writer.start(0)
+    worker_id = str(add_worker(engine, running=1, job_ids=writer.jobs[:1]))
+    recorder.ask("GET", "/api/workers")
+    recorder.ask("POST", "/api/workers/{id}/drain", worker_id)
+
+
 def record_pages(recorder: Recorder) -> None:
     for path, methods in OPENAPI["paths"].items():
         if "Pages" not in methods.get("get", {}).get("tags", ()):
@@ -144,13 +200,21 @@ def record_pages(recorder: Recorder) -> None:
 
 
 def test_the_servers_answer_like_this(
-    recorder: Recorder, settings: Settings, engine: sa.Engine, tmp_path: Path, rewrite_wire: bool
+    recorder: Recorder,
+    settings: Settings,
+    engine: sa.Engine,
+    make_writer: Callable[..., Writer],
+    tmp_path: Path,
+    rewrite_wire: bool,
 ) -> None:
     batch_id, first, second = record_the_beginning(recorder)
     with worker(settings, tmp_path):
         wait_finished(engine, batch_id)  # type: ignore[arg-type]
     record_the_end(recorder, batch_id, first, second)
     record_what_follows(recorder, batch_id, second)
+    record_more_jobs(recorder)
+    record_reports(recorder)
+    record_workers(recorder, engine, make_writer())
     record_pages(recorder)
     compare("replies.json", Normal()(recorder.replies), rewrite=rewrite_wire)
 

@@ -1,27 +1,20 @@
 """One worker process, in threads of the test's own: every way in which a handler can end."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from threading import Event, Thread
+from functools import partial
+from threading import Event
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from msgspec import Struct, structs
 from structlog.testing import capture_logs
 
-from services.worker.handlers.rehearsal import rehearsal
-from services.worker.process import WorkerProcess, quiet_dramatiq
 from shared import models, queries
 from shared.changes import Change, JobUpdate
-from shared.creation import TICKETS
 from shared.jobs import JobStatus
 from shared.kinds import KINDS
-from shared.kinds.kind import Kind
-from shared.kinds.rehearsal import REHEARSAL
-from shared.queue import make_broker, send_tickets
 from shared.settings import Settings
 from shared.updates import Fatal, Items, Job, Log, Progress, Retryable, Step, Updates
 from tests.support.batches import (
@@ -35,13 +28,10 @@ from tests.support.batches import (
     wait_for,
 )
 from tests.support.locks import held, waiting
+from tests.support.working import Nothing, kind_of, submit, working
 from tests.support.writer import Writer
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-
-
-class Nothing(Struct):
-    pass
 
 
 def raises(params: Nothing, job: Job) -> Updates[None]:
@@ -121,7 +111,7 @@ FAILURES: list[tuple[Callable[..., Any], str, str]] = [
     (too_large, "result_too_large", "at most 262144"),
     (nul, "unencodable_result", "NUL"),
     (no_generator, "no_generator", "must yield at least once"),
-    (yields_nonsense, "exception", "yields Progress, Step or Log, not str"),
+    (yields_nonsense, "exception", "Checkpoint or None, not str"),
     (endless, "time_limit", "time limit of 1 s"),
     (never_yields, "time_limit", "past its time limit"),
     (negative_items, "exception", "whole numbers"),
@@ -130,41 +120,10 @@ FAILURES: list[tuple[Callable[..., Any], str, str]] = [
 ]
 
 
-def kind_of(handler: Callable[..., Any], **changes: Any) -> Kind:
-    kind = Kind(name=handler.__name__, title="", params=Nothing, max_attempts=1, time_limit=1, backoff=(0.1, 0.2))
-    return structs.replace(kind, **changes)
-
-
 @pytest.fixture
 def work(settings: Settings) -> Callable[..., Any]:
     """A worker that runs the given handlers, and `rehearsal`, while the `with` block lasts."""
-    quiet_dramatiq()
-
-    @contextmanager
-    def working(*handlers: Callable[..., Any], **changes: Any) -> Iterator[WorkerProcess]:
-        kinds = {kind.name: kind for kind in (REHEARSAL, *(kind_of(handler, **changes) for handler in handlers))}
-        table = {handler.__name__: handler for handler in handlers} | {"rehearsal": rehearsal}
-        stop = Event()
-        faster = structs.replace(settings, cancel_grace=0.5)
-        process = WorkerProcess(faster, "default", kinds, table)
-        thread = Thread(target=process.run, args=(stop,))
-        thread.start()
-        try:
-            yield process
-        finally:
-            stop.set()
-            thread.join(20)
-            assert not thread.is_alive()
-
-    return working
-
-
-def submit(engine: sa.Engine, settings: Settings, jobs: int, kind: Any = "rehearsal", **options: Any) -> Any:
-    batch_id = make_batch(engine, jobs, kind, **options)
-    broker = make_broker(settings.redis_url, settings.namespace, ("default",))
-    assert send_tickets(broker, "default", min(jobs, TICKETS))
-    broker.client.close()
-    return batch_id
+    return partial(working, settings)
 
 
 def test_a_job_of_a_kind_that_the_worker_does_not_know_is_told_of_and_tried_again(

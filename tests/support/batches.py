@@ -99,13 +99,16 @@ def assert_consistent(engine: sa.Engine, batch_id: UUID) -> None:
     assert batch.line_count == line_count
     assert batch.delayed == sum(job.status == JobStatus.QUEUED and job.run_after is not None for job in jobs)
     assert [lane.paused for lane in lanes] == ([] if batch.status in FINAL_BATCH else [batch.paused])
-    assert batch.version == max(batch.version, *(job.version for job in jobs))
+    assert batch.version >= max((job.version for job in jobs), default=1)
+    assert sorted(job.position for job in jobs) == list(range(len(jobs)))
+    assert all(lane.after_batch == (batch.after_batch if batch.held else None) for lane in lanes)
     assert batch.status == batch_status(
         counts_of(batch),
         started=batch.started_at is not None,
         paused=batch.paused,
         cancel_requested=batch.cancel_requested,
         failed_items=batch.failed_items,
+        still_open=batch.open,
     )
     last = {job.id: job.last_line for job in jobs}
     for job_id, first, newest, count in lines:

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from tests.support.history import ERRORS, ESTIMATES, Connection, History, Recording
-from tests.support.sse import JSON, Event, Stream
+from tests.support.history import ERRORS, Connection, History, Recording
+from tests.support.sse import JSON, Event, Stream, certain
 from tests.support.viewers import PEEK, Viewer
 
 
@@ -78,7 +78,7 @@ def check_feed(
             assert event.name != "error" or event.data["code"] in errors, f"{recording.name} was told {event.data}"
             for batch in shown(event, batch_id):
                 version, what = batch["version"], f"{recording.name} at version {batch['version']}"
-                found = {name: value for name, value in batch.items() if name not in ESTIMATES}
+                found = certain(batch)
                 held = [past.by_version[version].batch for past in history.pasts if version in past.by_version]
                 assert found in held, f"{what}: the batch never was so"
                 if event.name == "batch":

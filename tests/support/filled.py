@@ -1,9 +1,9 @@
 """A database with as much in it as the plans of statements should be judged by.
 
 One batch of 10,000 jobs (`BIG`), 200 of 10 to 500 (the first half of them finished), 2,000 finished ones and 1,000
-others with one job each; 200,000 log lines, transitions, uploads and what uses them, keys of creations. Ids tell what
-they belong to: the upper half is the batch's number, the lower half the job's, from 1; so they rise with time, as real
-ones do.
+others with one job each; 200,000 log lines, transitions, uploads and what uses them, keys of creations, workers, news.
+Ids tell what they belong to: the upper half is the batch's number, the lower half the job's, from 1; so they rise with
+time, as real ones do.
 """
 
 from uuid import UUID
@@ -16,7 +16,16 @@ FINISHED = 77
 JOBS = 10_000
 """Of the big batch."""
 LANES = 1_101
+HELD = 50
+"""Lanes that wait for another batch; half of these batches are finished."""
+LATE = 40
+"""Lanes of batches that had to have ended by now; as many others still have time."""
 LEASED = 1_010
+DUE = 300
+"""Of 1,000 batches so many have news for the listener `one` that are to be told now."""
+OUTBOX = 3_201
+"""Batches that have any for it."""
+WORKERS = 1_000
 OWNER = "anna"
 """Of the big batch and of every fourth of the others."""
 TOKEN = UUID(int=7)
@@ -60,12 +69,16 @@ _FILL = f"""
         finished_at)
     SELECT pg_temp.id(b, 0), CASE WHEN b % 4 = 1 THEN '{OWNER}' ELSE 'owner ' || b % 40 END, 'rehearsal', 'batch ' || b,
         CASE WHEN open THEN 'PROCESSING' ELSE 'PARTIAL' END, jobs + 2, CASE b WHEN {BIG} THEN 100 ELSE b % 3 END,
-        '{{}}', 0, 0, 0, 0, 0, jobs, 0, 0, 0, 0, b BETWEEN 101 AND 200 AND b % 10 = 0, false, now() - interval '1 day',
+        '{{}}', CASE WHEN open THEN jobs ELSE 0 END, 0, 0, 0, 0, jobs, 0, 0, 0, 0, b BETWEEN 101 AND 200 AND b % 10 = 0, false, now() - interval '1 day',
         CASE WHEN NOT open THEN now() - b * interval '1 minute' END
     FROM sizes;
 
-    INSERT INTO lanes (batch_id, queue, owner, kind, priority, paused, ready, turn)
-    SELECT id, 'default', owner, kind, priority, paused, true, 0 FROM batches WHERE finished_at IS NULL;
+    INSERT INTO lanes (batch_id, queue, owner, kind, priority, paused, ready)
+    SELECT id, 'default', owner, kind, priority, paused, true FROM batches WHERE finished_at IS NULL;
+    UPDATE lanes SET after_batch = pg_temp.id(b + CASE b % 2 WHEN 0 THEN -2500 ELSE 100 END, 0)
+    FROM generate_series(3501, 3500 + {HELD}) AS b WHERE batch_id = pg_temp.id(b, 0);
+    UPDATE lanes SET expires_at = now() + (b - 3600 - {LATE}) * interval '1 minute'
+    FROM generate_series(3601, 3600 + 2 * {LATE}) AS b WHERE batch_id = pg_temp.id(b, 0);
 
     INSERT INTO jobs (id, batch_id, position, name, params, status, progress, attempt, failures, cancel_requested,
         run_after, lease_token, lease_until, result, last_line, version)
@@ -96,6 +109,21 @@ _FILL = f"""
     SELECT 'owner ' || k % 40, 'key ' || k, '\\x00', pg_temp.id(1000 + k % 3000, 0), now() - (k - 100) * interval '4 s'
     FROM generate_series(1, 20000) AS k;
 
+    INSERT INTO workers (id, queue, kinds, host, pid, version, threads, running, job_ids, abandoned, memory, draining,
+        drain_requested, started_at, seen_at)
+    SELECT pg_temp.id(0, w), CASE WHEN w % 2 = 0 THEN 'default' ELSE 'photos' END, ARRAY['rehearsal'], 'host ' || w, w,
+        '1.0', 8, 1, ARRAY[pg_temp.id({BIG}, w % 8)], 0, 100000000, false, false, now(), now()
+    FROM generate_series(1, {WORKERS}) AS w;
+
+    INSERT INTO owner_turns (queue, priority, owner, batch_id)
+    SELECT 'default', n % 3, 'owner ' || n, pg_temp.id(3000 + n % 1000, 0) FROM generate_series(1, 3000) AS n;
+
+    INSERT INTO listeners (name, seen_at) VALUES ('one', now()), ('two', now()), ('gone', now() - interval '2 days');
+    INSERT INTO outbox (listener, batch_id, delivered, last, failures, due_at, token)
+    SELECT listener, pg_temp.id(b, 0), 1, 2, 0, now() + (b % 1000 - {DUE}) * interval '1 minute', '{TOKEN}'
+    FROM sizes, unnest(ARRAY['one', 'gone', 'lost', 'away', 'left', 'over']) AS listener
+    WHERE listener = 'one' OR b <= {BIG};
+
     DO $$ DECLARE k record; BEGIN
         FOR k IN SELECT * FROM keys LOOP
             EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.of, k.name, k.definition);
@@ -119,6 +147,11 @@ def job_id(batch: int, job: int) -> UUID:
 def upload_id(upload: int) -> UUID:
     """From 1; those of batch b are from 90 b + 1 to 90 b + 100."""
     return UUID(int=upload)
+
+
+def worker_id(worker: int) -> UUID:
+    """From 1."""
+    return UUID(int=worker)
 
 
 def fill(database_url: str) -> None:

@@ -1,20 +1,23 @@
 """Hooks for schemathesis, which loads this file by itself: what it makes up is led to things that there are.
 
-The ids of those stand in FUZZ_IDS, as JSON: {"batches": […], "jobs": […], "uploads": […]}.
+The ids of those stand in FUZZ_IDS, as JSON: {"batches": […], "jobs": […], "uploads": […], "workers": […]}.
 """
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import schemathesis
 
-from shared.events import EVENTS, FEED_EVENTS
+from shared.events import EVENTS, FEED_EVENTS, stamp
 from tests.support.sse import Parser
 
 _KNOWN: dict[str, list[str]] = json.loads(os.environ["FUZZ_IDS"])
+
+_AHEAD = stamp(datetime.now(UTC) + timedelta(hours=1))
 
 _OURS = 7
 """The version of the UUIDs that we give out: such a one is no invention, and stays."""
@@ -31,11 +34,53 @@ def _led(made_up: Any, known: list[str], strangers: int) -> Any:
     return known[id_.int % len(known)]
 
 
+def _put_in_order(body: dict[str, Any]) -> None:
+    """Reports are numbered, and end with the end of their run, which the document says in words."""
+    reports = body.get("reports")
+    good = isinstance(reports, list) and all(isinstance(report, dict) for report in reports)
+    if not good or not all(_is_number(report.get("sequence")) for report in reports):
+        return
+    for number, report in enumerate(reports, start=1):
+        report["sequence"] = number
+        if report.get("type") in ("complete", "fail", "cancelled"):
+            del reports[number:]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and value >= 1 and value == int(value)
+
+
+def _put_ahead(body: dict[str, Any]) -> None:
+    """What is planned lies ahead, after a batch that there is; that too the document says in words."""
+    for name in ("runAfter", "expiresAt"):
+        try:
+            msgspec.convert(body.get(name), datetime)
+        except msgspec.ValidationError:
+            continue
+        body[name] = _AHEAD
+    if "after" in body:
+        body["after"] = _led(body["after"], _KNOWN["batches"], 0)
+    if body.get("open") is True and body.get("kind") != "rehearsal":
+        body["open"] = False  # what is added to it later is a rehearsal
+
+
+def _fit(job: dict[str, Any], *, added: bool) -> None:
+    """Its parameters: if it is `added` to a batch they are of that one's kind, which the document cannot know."""
+    params = job["params"]
+    if added:
+        params.clear()
+    elif "uploadId" in params:
+        params["uploadId"] = _led(params["uploadId"], _KNOWN["uploads"], 0)
+
+
+_ARRANGED = {"/api/batches": _put_ahead, "/api/jobs/{id}/report": _put_in_order}
+
+
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: dict[str, Any]) -> None:
     variables = case.path_parameters or {}
     if "id" in variables:
-        kind = "jobs" if case.path.startswith("/api/jobs") else "batches"
+        kind = next((kind for kind in ("jobs", "workers") if case.path.startswith(f"/api/{kind}/")), "batches")
         variables["id"] = _led(variables["id"], _KNOWN[kind], 5)
     if "path" in variables:
         variables["path"] = "page.css"
@@ -43,11 +88,12 @@ def before_call(_context: Any, case: Any, _kwargs: dict[str, Any]) -> None:
         del case.query["cursor"]  # opaque: one that is made up is none
     if case.query and case.query.get("format") == "text":
         case.query.pop("limit", None)  # a download is whole, which the document says in words
+    if isinstance(case.body, dict) and case.path in _ARRANGED:
+        _ARRANGED[case.path](case.body)
     jobs = case.body.get("jobs") if isinstance(case.body, dict) else None
     for job in jobs if isinstance(jobs, list) else []:
-        params = job.get("params") if isinstance(job, dict) else None
-        if isinstance(params, dict) and "uploadId" in params:
-            params["uploadId"] = _led(params["uploadId"], _KNOWN["uploads"], 0)
+        if isinstance(job, dict) and isinstance(job.get("params"), dict):
+            _fit(job, added=case.path.endswith("/jobs"))
 
 
 @schemathesis.check

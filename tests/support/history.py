@@ -21,10 +21,7 @@ from shared import models
 from shared.event_ids import LOGS_MAX, Filters, parse_event_id
 from shared.jobs import FINAL_BATCH, FINAL_JOB, JOB_TRANSITIONS, JobStatus, batch_progress, contribution
 from shared.rows import batch_of, job_of, line_of
-from tests.support.sse import JSON, Event, Record
-
-ESTIMATES = {"waiting", "etaSeconds", "etaLow", "etaHigh"}
-"""Of a batch: guesses of the moment, which are no part of a version."""
+from tests.support.sse import JSON, Event, Record, certain
 
 # At the commit, so that it is exactly the committed state, however the change was made; a new batch has its jobs then.
 _RECORDER = """
@@ -61,7 +58,7 @@ class State(Struct, frozen=True, kw_only=True):
     epoch: str
     version: int
     batch: JSON
-    """Without ESTIMATES."""
+    """As far as it is certain."""
     jobs: dict[str, JSON]
     touched: dict[str, int]
     """By job: the version that last touched it."""
@@ -242,7 +239,7 @@ def _check_delta(recording: Recording, record: Record, seen: list[Event], since:
     """The reader was at version `since`, saw these events, and now has what is in `record`."""
     past, state = history.find(record.epoch, record.version)
     filters, what = recording.filters, f"{recording.name} at version {state.version}, coming from {since}"
-    assert _settled(record.batch) == state.batch, f"{what}: the batch"
+    assert certain(record.batch) == state.batch, f"{what}: the batch"
     # untouched jobs are at version 1
     least = 1 if filters.jobs == "changed" else 0
     jobs = {} if filters.jobs == "none" else {key: job for key, job in state.jobs.items() if state.touched[key] > least}
@@ -284,7 +281,7 @@ def _states(rows: Iterable[Any]) -> Iterator[State]:
         yield State(
             epoch=row.epoch,
             version=row.version,
-            batch=_settled(_wire(batch_of(_row(models.batches, row.batch)))),
+            batch=certain(_wire(batch_of(_row(models.batches, row.batch)))),
             jobs={job["id"]: wires[job["id"]][1] for job in row.jobs},
             touched={job["id"]: job["version"] for job in row.jobs},
             results=frozenset(job["id"] for job in row.jobs if job["result"] is not None),
@@ -302,10 +299,6 @@ def _wire(value: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-def _settled(batch: JSON) -> JSON:
-    return {name: value for name, value in batch.items() if name not in ESTIMATES}
-
-
 def _difference(seen: JSON, held: JSON) -> Any:
     return next(((seen.get(key), held.get(key)) for key in seen | held if seen.get(key) != held.get(key)), None)
 
@@ -320,11 +313,21 @@ def _check_counters(state: State) -> None:
     assert state.batch["progress"] == batch_progress(total, len(state.jobs)), what
     assert state.results == {key for key, job in state.jobs.items() if job["status"] == "COMPLETED"}, what
     assert state.final == (state.batch["finishedAt"] is not None), what
+    assert not (state.final and state.batch["open"]), what
 
 
 def _check_change(old: State, new: State) -> None:
     assert old.jobs.keys() <= new.jobs.keys()
+    assert new.batch["open"] <= old.batch["open"], f"version {new.version}: it was closed before"
     retried = False
+    appended = [job for key, job in new.jobs.items() if key not in old.jobs]
+    if appended:
+        what = f"version {new.version}: jobs that came later"
+        assert old.batch["open"], what
+        assert not old.batch["cancelRequested"], what
+        assert sorted(job["position"] for job in appended) == list(range(len(old.jobs), len(new.jobs))), what
+        assert {(job["status"], job["attempt"], job["progress"]) for job in appended} == {("QUEUED", 0, 0)}, what
+        assert {new.touched[job["id"]] for job in appended} == {new.version}, what
     for key, job in new.jobs.items():
         if key not in old.jobs:
             continue
@@ -340,7 +343,8 @@ def _check_change(old: State, new: State) -> None:
         assert job["attempt"] == was["attempt"] + started, what
         assert job["progress"] >= was["progress"], f"{what}: its progress fell"
         retried = retried or (before in FINAL_JOB and after not in FINAL_JOB)
-    assert retried or new.batch["progress"] >= old.batch["progress"], "the progress of the batch fell"
+    fell = new.batch["progress"] < old.batch["progress"]
+    assert retried or appended or not fell, "the progress of the batch fell"
     assert retried or not old.final, "a finished batch was changed"
 
 
@@ -376,7 +380,13 @@ def _check_outcomes(past: Past) -> None:
         assert lives == past.steps, "the transitions are not what happened"
 
 
-def record_history(engine: sa.Engine) -> None:
-    """From now on every committed version of every batch in this database is kept."""
+def record_history(engine: sa.Engine, *, of: str | None = None) -> None:
+    """From now on every committed version of every batch in this database is kept, or of one owner's.
+
+    Each with all jobs: of a batch of a thousand that is too much.
+    """
+    recorder = _RECORDER
+    if of is not None:
+        recorder = recorder.replace("FOR EACH ROW EXECUTE", f"FOR EACH ROW WHEN (NEW.owner = '{of}') EXECUTE")
     with engine.begin() as connection:
-        connection.exec_driver_sql(_RECORDER)
+        connection.exec_driver_sql(recorder)

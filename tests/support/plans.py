@@ -54,7 +54,7 @@ def explain(
         row = client.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {what}", parameters).fetchone()
     connection.execute("DEALLOCATE ALL")
     assert row is not None
-    return _read(row[0][0]["Plan"])
+    return read_plan(row[0][0]["Plan"])
 
 
 def _prepare(connection: psycopg.Connection[Any], sql: str, parameters: Mapping[str, Any]) -> str:
@@ -67,7 +67,7 @@ def _prepare(connection: psycopg.Connection[Any], sql: str, parameters: Mapping[
     return f"PREPARE explained {listed} AS {prepared.removeprefix('EXPLAIN ')}"
 
 
-def _read(root: Mapping[str, Any]) -> Plan:
+def read_plan(root: Mapping[str, Any]) -> Plan:
     nodes = list(_nodes(root))
     scans = [node for node in nodes if "Relation Name" in node and node["Node Type"] != "ModifyTable"]
     arbiters = {index for node in nodes for index in node.get("Conflict Arbiter Indexes", ())}

@@ -14,6 +14,9 @@ from tests.support.tls import connect
 
 JSON = dict[str, Any]
 
+ESTIMATES = {"waiting", "etaSeconds", "etaLow", "etaHigh"}
+"""Of a batch: guesses of the moment, which are no part of a version."""
+
 _ORDER = {"log": 0, "progress": 1, "complete": 2}
 _OTHERS = {"ping", "timeout", "error"}
 _PATIENCE = 20.0
@@ -23,6 +26,11 @@ class Event(Struct):
     name: str
     data: JSON
     id: str | None = None
+
+
+def certain(batch: JSON) -> JSON:
+    """A batch as it is at its version."""
+    return {name: value for name, value in batch.items() if name not in ESTIMATES}
 
 
 class Parser:
@@ -66,6 +74,8 @@ class Record:
         self.id = last_id
         """The id after which everything is consistent."""
         self.events: list[Event] = []
+        self.refreshes: list[Event] = []
+        """Those among them that only told estimates anew."""
         self.within: list[str] = []
         """The events of a delta that has not ended."""
         self._unsettled: tuple[set[tuple[str, int]], int] = (set(), 0)
@@ -99,6 +109,9 @@ class Record:
             self._reset(event)
             return
         assert not self.within or _ORDER[self.within[-1]] <= _ORDER[event.name], self.within
+        if self._is_refresh(event):
+            self._refresh(event)
+            return
         self.within.append(event.name)
         if event.name == "log":
             assert event.id is None
@@ -110,6 +123,10 @@ class Record:
         else:
             assert event.name != "complete"
 
+    def news(self, events: list[Event]) -> list[Event]:
+        """Of some that it took, those that did more than to tell estimates anew."""
+        return [event for event in events if not any(event is refresh for refresh in self.refreshes)]
+
     def _reset(self, event: Event) -> None:
         assert not self.within
         assert event.data["reason"] in {"epoch", "ahead", "invalid_id", "filters"}
@@ -117,6 +134,17 @@ class Record:
         self.batch, self.jobs, self.lines, self.left_out = {}, {}, {}, 0
         self.id = event.id
         assert self.version == 0
+
+    def _is_refresh(self, event: Event) -> bool:
+        alone = event.name == "progress" and event.id is None and not event.data["jobs"]
+        return alone and self.version > 0 and not self.within
+
+    def _refresh(self, event: Event) -> None:
+        batch = {name: value for name, value in event.data.items() if name != "jobs"}
+        assert batch["version"] == self.version, "news without an id"
+        assert not self.batch or certain(batch) == certain(self.batch), "news without an id"
+        self.batch = batch
+        self.refreshes.append(event)
 
     def _add_lines(self, data: JSON) -> None:
         assert data.keys() == {"batchId", "lines", "truncated"}
@@ -231,15 +259,15 @@ class Stream:
                 return seen
 
     def delta(self, seconds: float = _PATIENCE) -> list[Event]:
-        """Events up to and with the next id."""
-        return self.until(lambda event: event.id is not None, seconds)
+        """Events up to and with the next id, but for those that only tell estimates anew."""
+        return self.record.news(self.until(lambda event: event.id is not None, seconds))
 
     def to_version(self, version: int, seconds: float = _PATIENCE) -> None:
         while self.record.version < version:
             self.delta(seconds)
 
     def rest(self) -> list[Event]:
-        """All events to the end of the stream, which must come, and not within an event."""
+        """All events to the end of the stream, which must come, and not within an event; as `delta`."""
         self._socket.settimeout(_PATIENCE)
         while not self.ended:
             self._events += self.parser.feed(self._chunk())
@@ -247,7 +275,7 @@ class Stream:
         seen, self._events = self._events, []
         for event in seen:
             self.record.take(event)
-        return seen
+        return self.record.news(seen)
 
     def body(self) -> bytes:
         """Of a reply that is no stream."""

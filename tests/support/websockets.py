@@ -232,6 +232,8 @@ class Reader:
         self.records = records or {}
         self.errors: list[JSON] = []
         self.heard: list[JSON] = []
+        self.refreshes: list[JSON] = []
+        """Those that only told estimates anew."""
 
     def subscribe(self, *topics: str) -> None:
         for topic in topics:
@@ -252,7 +254,10 @@ class Reader:
             assert said["type"] in {"ping", "timeout"}
             assert said["id"] is None
         elif said["topic"] != "batches":
-            self.records[said["topic"]].take(Event(said["type"], said["data"], said["id"]))
+            record = self.records[said["topic"]]
+            before = len(record.refreshes)
+            record.take(Event(said["type"], said["data"], said["id"]))
+            self.refreshes += [said] * (len(record.refreshes) - before)
         return said
 
     def until(self, wanted: Callable[[JSON], Any], seconds: float = _PATIENCE) -> list[JSON]:
@@ -270,8 +275,9 @@ class Reader:
             self.next()
 
     def delta(self, topic: str) -> list[JSON]:
-        """What comes up to and with the next id of a topic."""
-        return self.until(lambda said: said["topic"] == topic and said.get("id") is not None)
+        """What comes up to and with the next id of a topic, but for what only tells estimates anew."""
+        seen = self.until(lambda said: said["topic"] == topic and said.get("id") is not None)
+        return [said for said in seen if not any(said is refresh for refresh in self.refreshes)]
 
     def to_version(self, version: int, topics: Sequence[str] | None = None) -> None:
         while any(self.records[topic].version < version for topic in topics or self.records):

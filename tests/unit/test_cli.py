@@ -33,7 +33,7 @@ def _nothing_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_every_command_has_help_without_loading_a_service() -> None:
     commands = ("run", "api", "worker", "stream", "migrate", "token", "submit", "watch", "smoke", "logs", "timeline")
-    commands += ("pause", "resume", "cancel", "retry", "delete")
+    commands += ("pause", "resume", "close", "cancel", "retry", "delete", "workers")
     program = (
         "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
         f"for name in {commands}: assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"

@@ -10,7 +10,7 @@ import pytest
 from infra.cli.api import complaint
 from infra.cli.reading import Reading
 from infra.cli.sse import Event, Parser
-from infra.cli.words import end, job_words, line_words
+from infra.cli.words import end, job_words, line_words, waiting_words
 from shared.events import encode, sse
 from tests.support.wire import golden
 
@@ -104,8 +104,31 @@ def test_a_reset_forgets_all_but_its_own_id() -> None:
 def test_estimates_between_deltas_change_nothing_else() -> None:
     reading = Reading()
     reading.take(progress("a", progress=10, waiting=None, etaSeconds=None))
-    assert reading.take(progress(None, progress=99, waiting={"reason": "behind"}, etaSeconds=4)) is None
+    change = reading.take(progress(None, progress=99, waiting={"reason": "behind"}, etaSeconds=4))
+    assert change is not None, "there is something to see"
+    assert (change.jobs, change.lines) == ({}, [])
     assert reading.batch == {"progress": 10, "waiting": {"reason": "behind"}, "etaSeconds": 4}
+    assert reading.id == "a"
+
+
+WAITING = [
+    (None, ""),
+    ({"reason": "paused"}, ""),
+    ({"reason": "no_worker"}, "no worker is there"),
+    ({"reason": "behind", "ahead": 3, "until": "2026-11-21T10:00:00.000Z"}, "3 jobs ahead in the queue until "),
+    ({"reason": "behind", "ahead": 0}, "all workers are busy"),
+    ({"reason": "delayed", "until": "2026-11-21T10:00:00.000Z"}, "nothing is to start until "),
+    ({"reason": "delayed", "after": "b"}, "begins when another batch has ended"),
+    ({"reason": "limited"}, "as many jobs as allowed"),
+    ({"reason": "something of a later server"}, ""),
+]
+
+
+@pytest.mark.parametrize(("waiting", "words"), WAITING)
+def test_why_a_batch_waits(waiting: dict[str, Any] | None, words: str) -> None:
+    said = waiting_words({"waiting": waiting})
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
 
 
 def test_what_others_wrote_cannot_steer_the_terminal() -> None:

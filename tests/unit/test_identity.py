@@ -118,7 +118,7 @@ async def test_a_key_opens_its_own_kind_only() -> None:
 @pytest.mark.parametrize(
     ("scope", "may"),
     [
-        (None, "read write report admin"),
+        (None, "read write report"),  # to everything of one's own; what is nobody's has to be allowed expressly
         ("", ""),
         (" ", ""),
         ("read", "read"),

@@ -8,7 +8,12 @@ from shared.jobs import BatchStatus, Counts, JobStatus, batch_progress, batch_st
 @pytest.mark.parametrize(
     ("counts", "facts", "status"),
     [
-        (Counts(total=0), {}, "QUEUED"),
+        (Counts(total=0), {"still_open": True}, "QUEUED"),
+        (Counts(total=0), {}, "COMPLETED"),
+        (Counts(total=0), {"cancel_requested": True}, "CANCELLED"),
+        (Counts(completed=3, total=3), {"started": True, "still_open": True}, "PROCESSING"),
+        (Counts(completed=3, total=3), {"started": True, "still_open": True, "paused": True}, "PAUSED"),
+        (Counts(cancelled=3, total=3), {"still_open": True}, "QUEUED"),
         (Counts(queued=3, total=3), {}, "QUEUED"),
         (Counts(queued=3, total=3), {"started": True}, "PROCESSING"),  # all wait for their next attempt
         (Counts(queued=2, processing=1, total=3), {"started": True}, "PROCESSING"),

@@ -57,7 +57,7 @@ def test_a_handler_that_yields_at_the_moment_it_is_abandoned_leaves_the_ledger_u
     with ledger._lock:
         yields.set()
         wait_for(lambda: _waits_for_the_lock(thread), "the handler's thread to be at the ledger's door")
-        ledger._abandon(run)
+        ledger._runs.abandon(run)
     thread.join(10)
     assert not thread.is_alive()
     assert ledger._lock.acquire(timeout=5), "the exception came while the thread held the lock"
@@ -78,7 +78,7 @@ def test_a_handler_in_an_endless_loop_is_got_out_of_it(
     run, thread = begin(loops)
     assert began.wait(10)
     with ledger._lock:
-        ledger._abandon(run)
+        ledger._runs.abandon(run)
     thread.join(10)
     assert not thread.is_alive()
     assert ledger.abandoned == 0
@@ -95,7 +95,7 @@ def test_giving_up_when_some_handlers_have_lost_their_jobs(
 
     runs = [begin(stuck) for _ in range(4)]
     for run, _ in runs[:2]:
-        ledger._lose(run)
+        ledger._runs.lose(run)
     ledger.give_up()
     assert ledger.abandoned == 4
     assert ledger.running == 2, "what was lost needs no commit"

@@ -88,7 +88,10 @@ def test_a_batch_to_create_is_described_with_the_params_of_its_kind() -> None:
     assert body["properties"]["kind"] == {"type": "string", "enum": [REHEARSAL.name]}
     assert body["properties"]["jobs"]["items"] == {"$ref": "#/components/schemas/RehearsalJob"}
     assert SCHEMAS["RehearsalJob"]["properties"]["params"] == {"$ref": "#/components/schemas/Rehearsal"}
-    assert body["required"] == ["title", "kind", "jobs"]
+    assert body["required"] == ["title", "kind"]
+    # without `jobs` only one that is open to them
+    either = OPENAPI["paths"]["/api/batches"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [option["required"] for option in either] == [["jobs"], ["open"]]
 
 
 # --- docs/protocol.md

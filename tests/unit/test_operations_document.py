@@ -15,6 +15,7 @@ from infra.cli import worker
 from services.api import resources
 from services.stream import app as stream
 from services.worker import housekeeping, process
+from services.worker.values import CHECKPOINT, METADATA, RESULT
 from shared import channels, creation, database
 from shared.errors import all_errors
 from shared.events import ErrorCode
@@ -81,7 +82,10 @@ def test_every_error_of_streams_is_described() -> None:
 
 def test_every_error_of_jobs_is_described_and_there_are_no_others() -> None:
     files = [*(ROOT / "services" / "worker").rglob("*.py"), ROOT / "shared" / "updates.py"]
+    files += [ROOT / "shared" / "containers.py", *(ROOT / "shared" / "kit").glob("*.py")]
+    files += [ROOT / "services" / "api" / "report.py"]
     raised = {code for file in files for code in codes(ast.parse(file.read_text()))}
+    raised |= {code for form in (RESULT, METADATA, CHECKPOINT) for code in (form.unencodable, form.too_large)}
     assert set(OPERATIONS.keys("Of jobs")) == raised
 
 

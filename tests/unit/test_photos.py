@@ -96,7 +96,7 @@ def test_real_photographs(tmp_path: Path, real: Look, name: str, room: str, item
             assert 0 <= left < right <= width
             assert 0 <= top < bottom <= height
     assert [update.name for update in updates if isinstance(update, Step)] == ["reading", "detecting", "measuring"]
-    percents = [update.percent for update in updates if not isinstance(update, Log)]
+    percents = [update.percent for update in updates if isinstance(update, Progress | Step)]
     assert percents == sorted(percents, key=lambda percent: percent or 0)
     assert percents[0] == 0
     assert percents[-1] == 99

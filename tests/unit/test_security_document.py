@@ -24,6 +24,8 @@ SENTENCES = [
     f"{protocol.LONGEST_HEADERS // 1024} KiB, {protocol.MOST_HEADERS} of them | 431",
     f"a request's first line and headers | {protocol.HEAD_SECONDS:.0f} s",
     f"silence within a body | {protocol.BODY_SECONDS:.0f} s",
+    f"It is good for {auth.REPORT_TOKEN_TTL / 86400:.0f} days",
+    f"and {auth.REPORT_TOKEN_TTL / 86400:.0f} days later the last old report token",
     f"let in after {census._PATIENCE * 1000:.0f} ms without an answer",
     f"`HEADWAY_OWNER_VIEWERS` streams open ({OWNER_VIEWERS:,})",
 ]

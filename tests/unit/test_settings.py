@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
-from shared.settings import Settings, SettingsError, load_settings, read_origins
+from shared.kinds.kind import Kind
+from shared.kinds.limits import limits_of
+from shared.settings import Limit, Settings, SettingsError, load_settings, read_limits, read_origins
 
 GOOD = {
     "DATABASE_URL": "postgresql://localhost/headway",
@@ -48,6 +51,12 @@ def test_empty_means_unset() -> None:
         ({"HEADWAY_TICKET_KEY_OLD": "short"}, "HEADWAY_TICKET_KEY_OLD: Expected `str"),
         ({"HEADWAY_ORIGINS": "*"}, "HEADWAY_ORIGINS: * is not an origin"),
         ({"HEADWAY_OWNER_VIEWERS": "0"}, "HEADWAY_OWNER_VIEWERS: Expected `int` >= 1"),
+        ({"HEADWAY_OWNER_CONCURRENCY": "0"}, "HEADWAY_OWNER_CONCURRENCY: Expected `int` >= 1"),
+        *(
+            ({"HEADWAY_LIMITS": f"a=1,{wrong}"}, f"HEADWAY_LIMITS: {wrong} is not a kind with how many")
+            for wrong in ("b", "b=", "b=@", "=1", "b=0", "b=@0", "b=@0.0", "b=-1", "b=1.5", "b=1@x", "b=1@2@3", "b c=1")
+        ),
+        ({"HEADWAY_LIMITS": "a=1,b=2,a=@3"}, "HEADWAY_LIMITS: a is there twice"),
     ],
 )
 def test_a_wrong_value_is_named(change: dict[str, str], sentence: str) -> None:
@@ -69,6 +78,25 @@ def test_origins_are_read_as_browsers_send_them() -> None:
     expected = {b"https://app.example.org", b"http://localhost:3000", b"http://[::1]:3000"}
     assert read_origins(load_settings(GOOD | {"HEADWAY_ORIGINS": listed})) == expected
     assert read_origins(load_settings(GOOD)) == frozenset()
+
+
+def test_limits_of_kinds_are_how_many_run_at_once_and_how_many_start_in_a_second() -> None:
+    assert load_settings(GOOD).owner_concurrency is None
+    settings = load_settings(GOOD | {"HEADWAY_LIMITS": "photos.inventory=4, mail.send=2@10,report=@0.5,"})
+    assert read_limits(settings) == {
+        "photos.inventory": Limit(4, None),
+        "mail.send": Limit(2, 10),
+        "report": Limit(None, 0.5),
+    }
+
+
+def test_a_limit_that_is_set_takes_the_place_of_what_the_kind_says_itself() -> None:
+    def kind(name: str, concurrency: int | None = None, rate: float | None = None) -> Kind:
+        return Kind(name=name, title=name, params=Struct, concurrency=concurrency, rate=rate)
+
+    settings = load_settings(GOOD | {"HEADWAY_LIMITS": "more=@10,other=4@8,unknown=1"})
+    kinds = [kind("plain"), kind("own", 1, 2), kind("more", 3), kind("other", 1, 2)]
+    assert limits_of(kinds, settings) == {"own": Limit(1, 2), "more": Limit(3, 10), "other": Limit(4, 8)}
 
 
 def test_secrets_do_not_show_in_the_settings_repr() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from msgspec.json import decode
 
 from services.stream.advance import Advance, job_part
 from services.stream.carrier import Limits
@@ -20,7 +21,10 @@ from services.stream.topic import Topic
 from services.stream.viewer import Viewer
 from services.stream.wheel import Wheel
 from shared.event_ids import Filters
+from shared.events import Waiting, encode
 from shared.jobs import BatchStatus
+from shared.outlook import Outlook
+from shared.outlooks import Found
 from tests.support.sse import Parser, Record
 from tests.unit.test_stream_topic import Writer, batch, job
 
@@ -107,6 +111,12 @@ def reload(writer: Writer, step: int) -> None:
     writer.topic.load(Advance(f"{step:08x}", 0, batch(writer.version), jobs, [], writer.lines))
 
 
+def expect(topic: Topic, ahead: int) -> None:
+    """As after a look at the queue."""
+    topic.expect(Found(topic.version, Outlook(Waiting("behind", ahead=ahead))))
+    topic.outlook += 1
+
+
 async def settle(readers: list[Reader], house: House) -> None:
     """Everybody reads until there is nothing more."""
     quiet = 0
@@ -129,7 +139,7 @@ class Play:
 
     async def step(self, number: int) -> None:
         chance, writer, readers = self.chance, self.writer, self.readers
-        match chance.randrange(8):
+        match chance.randrange(9):
             case 0 if len(readers) < 150:
                 for _ in range(chance.randrange(1, 20)):
                     readers.append(await enter(self.house, chance.choice([ALL, FEW])))
@@ -141,6 +151,9 @@ class Play:
             case 5:
                 for reader in chance.sample(readers, len(readers) // 3):
                     reader.read(chance.choice([1, 100, 10_000]))
+            case 7:
+                expect(writer.topic, number)
+                self.house.round.begin()
             case 6 if chance.random() < 0.05:
                 reload(writer, number)
                 self.house.round.begin()
@@ -153,6 +166,7 @@ class Play:
         for reader in self.readers:
             record = reader.record
             assert record.version == self.writer.version
+            assert record.batch == decode(encode(self.house.topic.batch))
             shown = {key for key, job in record.jobs.items() if job["progress"]}
             assert shown == {f"job-{number}" for number in range(5)}
             if reader.connection.viewer.filters is ALL:

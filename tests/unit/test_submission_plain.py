@@ -1,5 +1,6 @@
 """The quick way to read a submission says what the thorough one says, or nothing."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.plain import read_plain
-from services.api.submission import Submission, read_submission
+from services.api.plain import read_plain, read_plain_jobs
+from services.api.submission import BatchFields, Submission, read_more_jobs, read_submission
+from shared.events import stamp
+from shared.kinds.rehearsal import REHEARSAL
 from shared.settings import Settings
 from tests.support.web import rehearsal
 
@@ -22,6 +25,8 @@ SETTINGS = Settings(
     max_params=100,
     max_metadata=100,
 )
+AHEAD = stamp(datetime.now(UTC) + timedelta(days=300))
+FAR = stamp(datetime.now(UTC) + timedelta(days=400))
 UPLOAD = "0199a1b2-0000-7000-8000-00000000000a"
 
 
@@ -33,10 +38,8 @@ def told(submission: Submission) -> Any:
     """All of it that is stored or refused, the parameters as what they mean."""
     assert submission.fields is not None
     jobs = [(job.name, msgspec.json.decode(job.params)) for job in submission.jobs]
-    fields = {
-        name: getattr(submission.fields, name) for name in ("kind", "title", "priority", "concurrency", "metadata")
-    }
-    return submission.kind, fields, jobs, submission.uploads, submission.errors
+    fields = {name: getattr(submission.fields, name) for name in BatchFields.__struct_fields__ if name != "jobs"}
+    return submission.kind, fields, jobs, submission.uploads, submission.errors, submission.after
 
 
 def photos(*uploads: Any) -> dict[str, Any]:
@@ -51,6 +54,11 @@ def photos(*uploads: Any) -> dict[str, Any]:
         encoded(rehearsal(2, {"steps": 3, "failure": "crash", "failAtStep": None}, priority=-5, concurrency=2)),
         encoded(rehearsal(1, metadata={"a": [1, {"b": None}]}) | {"title": "Küche \\ \n\t"}),
         encoded(photos(UPLOAD, UPLOAD.upper())),
+        encoded(rehearsal(1, open=True)),
+        encoded(rehearsal(0, open=True)),
+        encoded({"kind": "rehearsal", "title": "t", "open": True}),
+        encoded(rehearsal(1, after=UPLOAD, afterAny=True, runAfter="2001-02-03T04:05:06.7+05:30", expiresAt=AHEAD)),
+        encoded(rehearsal(1, after=None, runAfter=AHEAD, expiresAt=None)),
         b'{"kind": "rehearsal", "title": "t", "jobs": [{"params": {"steps" : 2,\n"steps":3}, "name": "\\u00e4\\\\"}]}',
     ],
 )
@@ -78,6 +86,15 @@ def test_what_is_right_is_read_at_once_and_the_same(body: bytes) -> None:
         encoded(rehearsal(1, more=1)),
         encoded(rehearsal(1, priority=101)),
         encoded(rehearsal(0)),
+        encoded({"kind": "rehearsal", "title": "t"}),
+        encoded({"kind": "rehearsal", "title": "t", "open": False}),
+        encoded(rehearsal(1, open=None)),
+        encoded(rehearsal(1, runAfter="2001-02-03T04:05:06")),
+        encoded(rehearsal(1, runAfter=FAR)),
+        encoded(rehearsal(1, expiresAt=FAR)),
+        encoded(rehearsal(1, expiresAt="2001-02-03T04:05:06Z")),
+        encoded(rehearsal(1, after="no id")),
+        encoded(rehearsal(1, run_after=AHEAD)),
         encoded(rehearsal(1) | {"title": "a\0b"}),
         encoded(rehearsal(1) | {"title": "x" * 201}),
         encoded(rehearsal(1) | {"metadata": {"a": "x" * 101}}),
@@ -91,6 +108,16 @@ def test_what_is_right_is_read_at_once_and_the_same(body: bytes) -> None:
 )
 def test_what_is_wrong_or_unusual_is_left_to_a_closer_look(body: bytes) -> None:
     assert read_plain(body, SETTINGS) is None
+
+
+@pytest.mark.parametrize("value", [{}, rehearsal(0), rehearsal(2, {"steps": 2}), rehearsal(1, {"steps": 0}), []])
+def test_jobs_that_are_added_are_read_alike(value: Any) -> None:
+    body = encoded({"jobs": value["jobs"]} if value and "jobs" in value else value)
+    thorough, plain = read_more_jobs(body, REHEARSAL, SETTINGS), read_plain_jobs(body, REHEARSAL, SETTINGS)
+
+    assert (plain is None) == bool(thorough.errors)
+    if plain is not None:
+        assert [(job.name, job.params) for job in plain.jobs] == [(job.name, job.params) for job in thorough.jobs]
 
 
 @given(

@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from services.worker.retries import after_failure
-from services.worker.run import Run, clean
+from services.worker.run import Run
 from shared.changes import holds_nul
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
+from shared.texts import clean
 from shared.updates import Job, Log, Progress, Step
 
 KIND = Kind(name="k", title="", params=Struct, max_attempts=4, backoff=(1, 3))
@@ -26,10 +27,19 @@ KIND = Kind(name="k", title="", params=Struct, max_attempts=4, backoff=(1, 3))
         (0, {"fatal": True}, (JobStatus.FAILED, None)),
         (0, {"after": 7.0}, (JobStatus.QUEUED, 7.0)),
         (0, {"after": -7.0}, (JobStatus.QUEUED, 0.0)),
+        (0, {"after": 1e9}, (JobStatus.QUEUED, 86_400.0)),
+        (0, {"after": float("inf")}, (JobStatus.QUEUED, 86_400.0)),
+        (0, {"after": 10**400}, (JobStatus.QUEUED, 86_400.0)),
+        (0, {"after": float("nan")}, (JobStatus.QUEUED, 0.5)),  # as if it were not there
+        (0, {"after": "soon"}, (JobStatus.QUEUED, 0.5)),
     ],
 )
 def test_backoff(failures: int, options: dict[str, float], expected: tuple[JobStatus, float | None]) -> None:
     assert after_failure(KIND, failures, lambda: 0.5, **options) == expected  # type: ignore[arg-type]
+
+
+def test_a_kind_with_very_many_attempts_keeps_to_its_longest_wait() -> None:
+    assert after_failure(structs.replace(KIND, max_attempts=10**6), 5000, lambda: 0.5) == (JobStatus.QUEUED, 1.5)
 
 
 def test_a_wait_is_stored_as_one_type_whatever_the_handler_wrote() -> None:

@@ -11,6 +11,7 @@ from infra.cli.smoketest.events import check_lines, check_monotone, check_order,
 from infra.cli.smoketest.feed import check_feed
 from infra.cli.smoketest.recording import Recording, record
 from infra.cli.smoketest.refusals import check_refusals
+from infra.cli.smoketest.reports import check_reports
 from infra.cli.smoketest.waiting import Timing, check_waiting
 from infra.cli.sse import Event
 
@@ -52,6 +53,7 @@ def check_all(checks: Checks, api: Api, other_token: str | None, timing: Timing,
         _check_later(checks, api, batch, first, whole)
     check_refusals(checks, api, batch, other_token)
     check_control(checks, api, timing.patience)
+    check_reports(checks, api, timing.patience)
     check_feed(checks, api, timing.patience)
     if wait:
         check_waiting(checks, api, timing)

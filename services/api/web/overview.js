@@ -1,7 +1,7 @@
 /** The upper part of the page: what this is, how far it is, and whether what is shown is live. */
 
 import { $, fill, say } from "./dom.js";
-import { duration, moment, plural, STATES, waiting } from "./words.js";
+import { duration, moment, plural, span, STATES, waiting } from "./words.js";
 
 const LIGHT = {
   connecting: "Connecting",
@@ -25,11 +25,9 @@ const STOPPED = {
 /** Percent between two announcements to screen readers. */
 const ANNOUNCE = 25;
 
-/** Percent before which the pace says nothing about the rest. */
-const ENOUGH = 5;
-
 let announced = "";
 let batch = null;
+let heard = 0;
 
 export function showConnection({ state, reason, retryIn }) {
   const again = retryIn > 2000 ? ` in ${duration(retryIn / 1000)}` : "";
@@ -44,9 +42,10 @@ export function showConnection({ state, reason, retryIn }) {
 
 export function showBatch(now) {
   batch = now;
+  heard = Date.now();
   $("batch").hidden = false;
   say($("title"), batch.title || "Untitled batch");
-  say($("about"), `${batch.kind}, ${plural(batch.counts.total, "job")}, created ${moment(batch.createdAt)}`);
+  say($("about"), `${batch.kind}, ${plural(batch.counts.total, "job")}${batch.open ? " so far" : ""}, created ${moment(batch.createdAt)}`);
   const stopping = batch.cancelRequested && batch.finishedAt === null;
   say($("status"), stopping ? "Being cancelled" : STATES[batch.status]);
   $("status").dataset.state = batch.status;
@@ -70,19 +69,19 @@ function showTimes() {
     parts.push(batch.finishedAt === null ? `running for ${took}` : `took ${took}`);
   }
   if (batch.finishedAt === null) {
-    const left = timeLeft();
-    parts.push(left === null ? "" : `about ${duration(left)} left`, waiting(batch.waiting));
+    parts.push(timeLeft(), waiting(batch.waiting));
   }
   say($("times"), parts.filter(Boolean).join(", "));
 }
 
-/** Seconds: the server's estimate or, where it has none, what the pace so far makes likely; null if neither says much. */
+/** The server's estimate, less what has passed since it was heard; an empty text where it has none. */
 function timeLeft() {
-  if (batch.etaSeconds !== null || batch.status !== "PROCESSING" || batch.progress < ENOUGH) {
-    return batch.etaSeconds;
+  if (batch.etaSeconds === null) {
+    return "";
   }
-  const took = (Date.now() - Date.parse(batch.startedAt)) / 1000;
-  return (took * (100 - batch.progress)) / batch.progress;
+  const passed = (Date.now() - heard) / 1000;
+  const { etaSeconds, etaLow = etaSeconds, etaHigh = etaSeconds } = batch;
+  return `${span(etaLow - passed, etaSeconds - passed, etaHigh - passed)} left`;
 }
 
 function announce() {

@@ -9,6 +9,9 @@ export const number = (value) => NUMBER.format(value);
 export const volume = (cubicMetres) => `${VOLUME.format(cubicMetres)} m³`;
 export const clock = (time) => CLOCK.format(new Date(time));
 export const moment = (time) => MOMENT.format(new Date(time));
+/** The time of a moment that is probably today, with the date if it is not. */
+export const when = (time) =>
+  new Date(time).toDateString() === new Date().toDateString() ? clock(time) : moment(time);
 
 /** `1 photo`, `12 photos` */
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
@@ -20,6 +23,34 @@ export function duration(seconds) {
   }
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
   return hours ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
+}
+
+const UNITS = [
+  { name: "h", seconds: 3600, from: 5400 },
+  { name: "min", seconds: 60, from: 90 },
+  { name: "s", seconds: 1, from: 0 },
+];
+
+/** Up to this many times as much as the least, the most is not worth a number of its own. */
+const NARROW = 1.3;
+
+/** A time that is not known better than between two others, all in seconds: `about 3 min`, `2 to 5 min`, `40 s to 2 min`. */
+export function span(low, likely, high) {
+  if (high <= Math.max(1, low) * NARROW) {
+    return `about ${rough(Math.max(1, likely)).join(" ")}`;
+  }
+  const [[least, unit], [most, other]] = [rough(low), rough(high)];
+  if (least === 0) {
+    return `up to ${most} ${other}`;
+  }
+  return unit === other ? `${least} to ${most} ${other}` : `${least} ${unit} to ${most} ${other}`;
+}
+
+/** As many units as it is, and which; hours to the half. */
+function rough(seconds) {
+  const { name, seconds: unit } = UNITS.find(({ from }) => seconds >= from) ?? UNITS.at(-1);
+  const value = Math.max(0, seconds / unit);
+  return [name === "h" ? Math.round(value * 2) / 2 : Math.round(value), name];
 }
 
 export const STATES = {
@@ -34,10 +65,16 @@ export const STATES = {
 
 const WAITING = {
   paused: () => "paused",
-  no_worker: () => "no worker is there to start it",
-  behind: ({ ahead }) => (ahead ? `${plural(ahead, "job")} ahead in the queue` : "others are ahead in the queue"),
-  delayed: ({ until }) => (until ? `the next attempt is at ${clock(until)}` : "waiting for the next attempt"),
-  limited: () => "as many jobs as allowed are running",
+  no_worker: () => "no worker is there to start its jobs",
+  behind: ({ ahead, until }) =>
+    (ahead ? `${plural(ahead, "job")} ahead in the queue` : "all workers are busy with others") +
+    (until ? `, its turn is at about ${clock(until)}` : ""),
+  delayed: ({ until, after }) =>
+    [after ? "begins when another batch has ended" : "", until ? `nothing is to start before ${when(until)}` : ""]
+      .filter(Boolean)
+      .join(", ") || "waiting for the next attempt",
+  limited: ({ until }) =>
+    until ? `as many jobs as allowed have been started, the next at ${clock(until)}` : "as many jobs as allowed are running",
 };
 
 /** Why nothing moves, or an empty text. */

@@ -1,0 +1,173 @@
+"""How long the jobs of a batch are likely to take: read from its pace and, as far as that is short, its kind's history.
+
+Lengths are taken for log-normal, with an upper half that may be stretched: real ones are rarely far from that, and it
+takes three numbers. What still runs counts as well: a job that has been running for a minute is one that takes longer
+than that, and leaving it out would make all of them look short in the beginning, when only short ones have ended.
+"""
+
+import math
+
+from msgspec import Struct
+
+from shared.pace import SHORTEST, History, Pace
+
+_USUAL = (1.0, 3.0)
+"""The spread of the logarithms that is thought likely beforehand, and how many jobs it takes to outweigh that."""
+
+_EVEN = 0.02
+"""The least spread: no machine is more even than this."""
+
+_STRETCH = (1.55, 10.0)
+"""How much the upper half is stretched beforehand, and how many jobs it takes to outweigh that."""
+
+_KIND = (20.0, 50.0)
+"""Of how many jobs the spread and the stretch of a kind's history count as."""
+
+_BETWEEN = 0.03
+"""The least variance (of logarithms) from one batch of a kind to the next."""
+
+_WEIGHT = 0.75
+"""Of how many equally weighted jobs a weighted one is worth: see Pace."""
+
+_ROUNDS = 10
+"""Of expectation and maximisation at most; with few under way it takes two or three."""
+
+_CLOSE = 0.01
+"""Of logarithms: what changes by less in a round is found."""
+
+_MANY = 5
+"""Spreads above the middle, from where a normal distribution's tail is as good as exponential."""
+
+_SURE = 6
+"""Spreads above the middle at most is what runs already: else the spread is taken to be larger."""
+
+ROOT = math.sqrt(0.5)  # of the error function, beside a normal distribution
+_DENSITY = 1 / math.sqrt(2 * math.pi)
+
+
+class Running(Struct, frozen=True):
+    """Some of the jobs under way, taken to be of one age in seconds."""
+
+    age: float
+    jobs: float
+
+
+class Lengths(Struct, frozen=True):
+    """`middle` is the logarithm of the median in seconds; `spread` and `tail` are how far logarithms reach below and
+    above it. `doubt`: of the logarithm of `mean`, which is in seconds.
+    """
+
+    middle: float
+    spread: float
+    tail: float
+    mean: float
+    doubt: float
+
+    def beyond(self, seconds: float) -> float:
+        """The share of jobs that take longer."""
+        if seconds <= 0:
+            return 1.0
+        above = math.log(seconds) - self.middle
+        return 0.5 * math.erfc(above / (self.tail if above > 0 else self.spread) * ROOT)
+
+    @property
+    def variation(self) -> float:
+        """The standard deviation of a job's length, in mean lengths."""
+        return math.sqrt(math.expm1(min(9.0, self.spread * self.spread)))
+
+
+def running(pace: Pace, jobs: int, passed: float) -> list[Running]:
+    """Those under way, in two halves: younger and older ones. `passed`: seconds since the pace was told of anything."""
+    if not jobs:
+        return []
+    age = pace.ages / jobs + passed
+    square = (pace.squares + passed * (2 * pace.ages + jobs * passed)) / jobs
+    apart = min(math.sqrt(max(0.0, square - age * age)), 0.9 * age)
+    return [Running(age - apart, jobs / 2), Running(age + apart, jobs / 2)]
+
+
+def fit(pace: Pace, under_way: list[Running]) -> Lengths | None:
+    """None: there is nothing to go by."""
+    if not pace.completed:
+        return None if pace.history is None else _stretched(_fit_history(pace.history), under_way)
+    history, jobs = pace.history, _WEIGHT * pace.completed
+    others = sum(group.jobs for group in under_way)
+    usual, weight = _usual_spread(pace), _USUAL[1]
+    if history is not None:
+        usual, weight = math.sqrt(max(_EVEN**2, history.within)), _KIND[0]
+    spread = math.sqrt((pace.variance * jobs + usual * usual * weight) / (jobs + weight))
+    middle = pace.log1
+    if others:
+        middle, spread = _with_running(pace, jobs, under_way, middle, spread, usual, weight)
+    seen = jobs * jobs / (jobs + 2 * others)  # the longest are often among those that still run
+    stretch, least = _STRETCH
+    if history is not None:
+        stretch, least = history.tail / max(_EVEN, math.sqrt(history.within)), _KIND[1]
+    stretch = (pace.tail / max(_EVEN, math.sqrt(pace.variance)) * seen + stretch * least) / (seen + least)
+    # the mean that was seen, where enough has ended; else the one that this distribution has
+    share = 0.5 * jobs / (jobs + others)
+    mean = middle + spread * spread / 2
+    mean += share * (math.log(max(SHORTEST, pace.mean)) + middle - pace.log1 - mean)
+    doubt = (spread**2 + spread**4 / 2) / jobs
+    if history is not None:
+        between = _between(history)
+        mean += doubt / (doubt + between) * (history.level - mean)
+        doubt = doubt * between / (doubt + between)
+    return _stretched(Lengths(middle, spread, spread * stretch, math.exp(mean), math.sqrt(doubt)), under_way)
+
+
+def _fit_history(history: History) -> Lengths:
+    """Of a batch of which nothing has ended yet."""
+    spread = max(_EVEN, math.sqrt(history.within))
+    tail = max(_EVEN, history.tail)
+    middle = history.level - spread * spread / 2
+    return Lengths(middle, spread, tail, math.exp(history.level), math.sqrt(_between(history)))
+
+
+def _between(history: History) -> float:
+    """How far, as a variance of logarithms, the next batch may be from those before. A few say little about that."""
+    return max(_BETWEEN, history.between) * (1 + 2 / history.batches) + 0.1 / history.batches
+
+
+def _usual_spread(pace: Pace) -> float:
+    """What a batch shows of it, and before that what is usual: their geometric mean, for it may be small or large."""
+    usual, weight = _USUAL
+    seen = max(0, pace.completed - 1)
+    logs = seen * math.log(max(_EVEN, math.sqrt(pace.variance))) + weight * math.log(usual)
+    return math.exp(logs / (seen + weight))
+
+
+def _with_running(
+    pace: Pace, jobs: float, under_way: list[Running], middle: float, spread: float, usual: float, weight: float
+) -> tuple[float, float]:
+    """Middle and spread of a normal distribution (of logarithms) of which some values are only known to be larger than
+    something. Each of those is replaced by what is to be expected of it, and then all is done again.
+    """
+    ages = [(math.log(max(SHORTEST, group.age)), group.jobs) for group in under_way]
+    everything = jobs + sum(others for _, others in ages)
+    squares = jobs * (pace.variance + pace.log1 * pace.log1)
+    for _ in range(_ROUNDS):
+        total, total_squares = jobs * pace.log1, squares
+        for age, others in ages:
+            above = (age - middle) / spread
+            hazard = (
+                math.exp(-above * above / 2) * _DENSITY / (0.5 * math.erfc(above * ROOT))
+                if above < _MANY
+                else above + 1 / above
+            )
+            likely = middle + spread * hazard
+            total += others * likely
+            total_squares += others * (likely * likely + spread * spread * max(0.0, 1 + hazard * (above - hazard)))
+        before, middle = middle, total / everything
+        rest = max(0.0, total_squares - everything * middle * middle)
+        spread = max(_EVEN, math.sqrt((rest + usual * usual * weight) / (everything + weight)))
+        if abs(middle - before) < _CLOSE:
+            break
+    return middle, spread
+
+
+def _stretched(lengths: Lengths, under_way: list[Running]) -> Lengths:
+    """What runs already shows how far the tail reaches at least."""
+    oldest = max((group.age for group in under_way), default=0.0)
+    reach = (math.log(max(SHORTEST, oldest)) - lengths.middle) / _SURE
+    return Lengths(lengths.middle, lengths.spread, max(_EVEN, lengths.tail, reach), lengths.mean, lengths.doubt)
