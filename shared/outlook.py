@@ -19,15 +19,13 @@ LATELY = 3.0
 
 _USED_UP = timedelta(seconds=0.5)
 """Since the next start of a kind was possible: who comes to look just then would else be told now this, now that."""
-_SOON = timedelta(seconds=1)
-"""What is nearer than that is not worth a time."""
+_SLOW = 5.0
+"""Seconds between two starts by a rate, from which on it is worth saying when the next one is."""
 
 _NOTICED = 0.1
 """The part by which a number must have changed before anybody is told."""
 _AT_LEAST = 2.0
 """Seconds by which what is left must."""
-_MOMENTS = 30.0
-"""Seconds by which the moment until which a batch waits must."""
 
 
 class Premises(Struct, frozen=True):
@@ -93,7 +91,7 @@ def waiting(facts: Facts, premises: Premises, now: datetime) -> Waiting | None:
     if limit.rate is not None and facts.due is not None:
         start = facts.due - timedelta(seconds=(max(1, limit.rate) - 1) / limit.rate)
         if start > now - _USED_UP:
-            return Waiting("limited", until=stamp(start) if start > now + _SOON else None)
+            return Waiting("limited", until=stamp(max(start, now)) if 1 / limit.rate > _SLOW else None)
     if facts.processing or (facts.idle is not None and facts.idle < LATELY):
         return None
     if facts.ahead or facts.busy >= facts.threads:
@@ -153,9 +151,9 @@ def shown(batch: Batch) -> Outlook:
     return Outlook(batch.waiting, batch.eta_seconds, batch.eta_low, batch.eta_high, batch.counts.queued)
 
 
-def differs(told: Outlook, now: Outlook, passed: float) -> bool:
-    """Whether somebody who was told that, `passed` seconds ago, would notice."""
-    return _waits_otherwise(told.waiting, now.waiting) or any(
+def differs(told: Outlook, now: Outlook, passed: float, moment: datetime) -> bool:
+    """Whether somebody who was told that, `passed` seconds before the `moment`, would notice."""
+    return _waits_otherwise(told.waiting, now.waiting, moment) or any(
         _is_elsewhere(before, after, passed)
         for before, after in (
             (told.eta_seconds, now.eta_seconds),
@@ -165,14 +163,14 @@ def differs(told: Outlook, now: Outlook, passed: float) -> bool:
     )
 
 
-def _waits_otherwise(told: Waiting | None, now: Waiting | None) -> bool:
+def _waits_otherwise(told: Waiting | None, now: Waiting | None, moment: datetime) -> bool:
     if told is None or now is None:
         return told is not now
     if (told.reason, told.after) != (now.reason, now.after):
         return True
-    return _moved(told.ahead, now.ahead, _NOTICED * (told.ahead or 0)) or _moved(
-        _seconds(told.until), _seconds(now.until), _MOMENTS
-    )
+    if _moved(told.ahead, now.ahead, _NOTICED * (told.ahead or 0)):
+        return True
+    return _is_elsewhere(_left(told.until, moment), _left(now.until, moment), 0)
 
 
 def _is_elsewhere(before: float | None, after: float | None, passed: float) -> bool:
@@ -188,5 +186,5 @@ def _moved(before: float | None, after: float | None, by_more_than: float) -> bo
     return abs(after - before) > by_more_than
 
 
-def _seconds(moment: str | None) -> float | None:
-    return None if moment is None else datetime.fromisoformat(moment).timestamp()
+def _left(until: str | None, moment: datetime) -> float | None:
+    return None if until is None else max(0.0, (datetime.fromisoformat(until) - moment).total_seconds())

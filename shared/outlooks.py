@@ -4,9 +4,10 @@ Whoever asks, with a connection of either sort, is led through by `ask` or `ask_
 the moment, and costs as much as batches are asked for, however many jobs and other batches there are.
 """
 
+import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -29,6 +30,10 @@ _LANES = 500
 """Looked at of each queue: batches that could be started before one that waits. Those further back are not counted."""
 
 
+_AT_ONCE = 20
+"""Outlooks made between two rounds of an event loop: a millisecond or two."""
+
+
 class Found(NamedTuple):
     """What is expected of a batch, and the version at which it was then."""
 
@@ -41,7 +46,7 @@ class Found(NamedTuple):
 
 
 _Rows = Sequence[Row[Any]]
-_Questions = Generator[tuple[TextClause, dict[str, Any]], _Rows, dict[UUID, Found]]
+_Questions = Generator[tuple[TextClause, dict[str, Any]], _Rows, Iterator[tuple[UUID, Found]]]
 
 
 def ask(connection: Connection, premises: Premises, batch_ids: Collection[UUID]) -> dict[UUID, Found]:
@@ -56,14 +61,19 @@ def ask(connection: Connection, premises: Premises, batch_ids: Collection[UUID])
 
 
 async def ask_async(connection: AsyncConnection, premises: Premises, batch_ids: Collection[UUID]) -> dict[UUID, Found]:
-    """As `ask`."""
+    """As `ask`; nobody else in the event loop waits for long."""
     questions = _questions(premises, batch_ids)
     try:
         statement, parameters = next(questions)
         while True:
             statement, parameters = questions.send((await connection.execute(statement, parameters)).all())
     except StopIteration as end:
-        return dict(end.value)
+        found = {}
+        for number, (batch_id, one) in enumerate(end.value, start=1):
+            found[batch_id] = one
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
 
 class _World:
@@ -89,7 +99,7 @@ def _questions(premises: Premises, batch_ids: Collection[UUID]) -> _Questions:
         places = yield queries.TURNS, {"queues": queues, "lanes": _LANES}
         world.turns = _turns(places)
     now = datetime.now(UTC)
-    return {row.id: Found(row.version, _outlook(row, world, premises, now)) for row in rows}
+    return ((row.id, Found(row.version, _outlook(row, world, premises, now))) for row in rows)
 
 
 def _outlook(row: Row[Any], world: _World, premises: Premises, now: datetime) -> Outlook:
@@ -113,7 +123,7 @@ def _facts(row: Row[Any], world: _World, pace: Pace, now: datetime) -> Facts:
         idle=now.timestamp() - pace.at if pace.at and row.completed + row.failed else None,
         workers=sum(one.workers for one in served),
         threads=sum(one.threads for one in served),
-        busy=sum(one.running for one in served),
+        busy=sum(one.busy for one in served),
         of_owner=world.by_owner.get(row.owner, 0),
         of_kind=world.by_kind.get(row.kind, 0),
         due=row.due,

@@ -7,7 +7,7 @@ from uuid import UUID
 from litestar import Response, Router, get, post
 from litestar.di import Provide
 from litestar.params import FromPath
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from sqlalchemy import Connection
 from uuid_utils.compat import uuid7
 
@@ -168,7 +168,7 @@ def _reply(request: ApiRequest, resources: Shared, batch: Batch, status: HTTPSta
         batch,
         stream_address(settings, batch_id, ticket),
         web_address(settings, batch_id, ticket),
-        issue_report_token(settings, request.auth.owner, batch_id)[0] if reports else None,
+        issue_report_token(settings, request.auth.owner, batch_id)[0] if reports else UNSET,
     )
     return Response(reply, status_code=status, headers={"Location": batch_address(settings, batch_id)})
 

@@ -50,7 +50,7 @@ def read_key(request: ApiRequest, json: bytes, what: str = "") -> Key | None:
 
 
 def find(connection: Connection, key: Key) -> UUID | None:
-    """The batch that was made, or that jobs were added to, under this key. Raises Conflict if that was for another body."""
+    """The batch that was made, or got its jobs, under this key. Raises Conflict if that was for another request."""
     row = connection.execute(
         queries.FIND_KEY, {"owner": key.owner, "key": key.text, "ttl": IDEMPOTENCY_TTL}
     ).one_or_none()
@@ -63,7 +63,8 @@ def find(connection: Connection, key: Key) -> UUID | None:
 
 
 def take(connection: Connection, key: Key, batch_id: UUID) -> UUID | None:
-    """Notes that `batch_id` is made, or jobs are added to it, under this key. If another is already, or just now: waits for it, and returns it.
+    """Notes that `batch_id` is made, or gets jobs, under this key. If that was done already, or is just now: waits for
+    it, and returns which one.
 
     Committed or gone together with the batch itself, so a process that dies between leaves neither. Raises Conflict.
     """

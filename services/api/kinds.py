@@ -1,7 +1,5 @@
 """The kinds of job, and what each takes as parameters."""
 
-from math import isinf
-
 import msgspec
 from litestar import get
 
@@ -12,13 +10,7 @@ from shared.web.parameters import Page, Paging, decode_cursor, encode_cursor, re
 
 _PLACE = "kinds"
 _ALL = [
-    KindInfo(
-        kind.name,
-        kind.title,
-        msgspec.json.schema(kind.params),
-        kind.max_attempts,
-        None if isinf(kind.time_limit) else kind.time_limit,
-    )
+    KindInfo(kind.name, kind.title, msgspec.json.schema(kind.params), kind.max_attempts, kind.time_limit)
     for kind in sorted(KINDS.values(), key=lambda kind: kind.name)
 ]
 

@@ -39,7 +39,7 @@ from shared.errors import (
     all_errors,
 )
 from shared.events import Batch, Job, Line
-from shared.kinds import KINDS
+from shared.kinds import KINDS, PLUGINS
 from shared.kinds.kind import Kind
 from shared.web import watching
 from shared.web.health import Liveness, Readiness
@@ -105,9 +105,15 @@ def _page(path: str, name: str, summary: str, content: Content, **more: Any) -> 
     )
 
 
+def _type_name(kind: str) -> str:
+    """One for each: `words.count` is WordsCount, and what could be taken for it keeps its dashes as underscores."""
+    return "".join(word[:1].upper() + word[1:] for word in kind.replace("_", "__").replace("-", "_").split("."))
+
+
 def _submission(kind: Kind) -> type[Struct]:
     """The body that creates a batch of this kind: what submission.py reads, its jobs' `params` included."""
-    name = kind.params.__name__
+    # a plug-in's by its kind: its parameters may be called as somebody else's are
+    name = _type_name(kind.name) if kind.name in PLUGINS else kind.params.__name__
     job = msgspec.defstruct(
         f"{name}Job", [("params", kind.params)], bases=(JobFields,), forbid_unknown_fields=True, kw_only=True
     )

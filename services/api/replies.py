@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from shared.events import Batch, Failure, Id, Job, Time
 from shared.jobs import BatchStatus, JobStatus
@@ -11,8 +11,8 @@ from shared.jobs import BatchStatus, JobStatus
 class CreatedBatch(Batch, kw_only=True):
     stream_url: str
     web_url: str
-    report_token: str | None
-    """Of the kind `external`."""
+    report_token: str | UnsetType = UNSET
+    """Of the kind `external` only."""
 
 
 class Attempt(Struct, rename="camel"):
@@ -37,8 +37,7 @@ class KindInfo(Struct, rename="camel"):
     schema: dict[str, Any]
     """JSON Schema of a job's `params`."""
     max_attempts: int
-    time_limit_seconds: float | None
-    """Null: there is none."""
+    time_limit_seconds: float
 
 
 class Ticket(Struct, rename="camel"):
@@ -113,7 +112,7 @@ class Worker(Struct, rename="camel"):
     seen_at: Time
 
 
-def created(batch: Batch, stream_url: str, web_url: str, report_token: str | None) -> CreatedBatch:
+def created(batch: Batch, stream_url: str, web_url: str, report_token: str | UnsetType) -> CreatedBatch:
     return CreatedBatch(**structs.asdict(batch), stream_url=stream_url, web_url=web_url, report_token=report_token)
 
 

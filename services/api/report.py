@@ -101,6 +101,7 @@ def _tell(connection: Connection, change: Change, job: Row[Any], said: Reports, 
     telling = Telling(attempt, said.run, settings, datetime.now(UTC))
     for one in new:
         telling.take(one)
+    telling.end_late()
     parameters = {"id": job.id, "run": said.run, "sequence": new[-1].sequence, "silence": job.silence}
     connection.execute(queries.NOTE_REPORTS, parameters)
     if telling.changed:

@@ -70,6 +70,13 @@ class Telling:
                 self._add_line("warn", "cancelled")
                 self._end(JobStatus.CANCELLED, "cancelled")
 
+    def end_late(self) -> None:
+        """An attempt that goes on past the kind's time limit fails, as a worker's does at its next yield."""
+        limit = timedelta(seconds=EXTERNAL.time_limit)
+        if self.update.status is JobStatus.PROCESSING and self._now - self._job.started_at > limit:
+            message = f"took longer than its time limit of {EXTERNAL.time_limit:g} s"
+            self._fail(FailReport(sequence=1, message=message, code="time_limit", retry=True))
+
     def _take_progress(self, report: ProgressReport) -> None:
         if report.message is not None and (message := clean(report.message, TEXT_MAX)) != self._message:
             self._message = self.update.message = message

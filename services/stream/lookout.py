@@ -6,6 +6,7 @@ Between two versions of a batch its own row says nothing new; but workers come a
 import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import islice
 from uuid import UUID
 
@@ -74,7 +75,7 @@ class Lookout:
             told = self._told[topic.id] = _Told(topic.version, shown(topic.batch), now)
         topic.expect(found)
         outlook = shown(topic.batch)
-        if differs(told.outlook, outlook, now - told.at):
+        if differs(told.outlook, outlook, now - told.at, datetime.now(UTC)):
             self._told[topic.id] = _Told(topic.version, outlook, now)
             keeper.tell_outlook()
 

@@ -42,7 +42,7 @@ class Metrics:
         self.bytes = 0
         """Of events and messages, written."""
         self.deliveries = 0
-        """Deltas and snapshots, each for each of its readers."""
+        """Deltas, snapshots and estimates made anew, each for each of its readers."""
         self.merges = 0
         """Those among them that hold more than one, because their reader had not taken the last."""
         self.lag_counts = [0] * (len(LAG_BOUNDS) + 1)

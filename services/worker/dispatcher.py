@@ -112,7 +112,7 @@ class Dispatcher:
         self._looked = 0.0
         self._seen = -_SEEN
         self._stopping = False
-        postgresql = Outage("postgresql", f"listener {name}")
+        postgresql = Outage("postgresql", "listeners")
         self._loop = Loop(f"listener {name}", self._turn, _PERIOD, first=0, postgresql=postgresql)
         self.known = Event()
         """From here on the listener misses nothing."""

@@ -123,9 +123,11 @@ class Ledger:
 
     def record(self, run: Run, update: Update | None) -> None:
         """Takes note of an update. Waits while memory is full or PostgreSQL away; raises Interrupted to end the run."""
+        if update is None:  # without the lock, or a handler that says it often would keep it from others
+            if run.interrupt:
+                raise Interrupted("lost" if run.abandoned else run.interrupt)
+            return
         limits = self._settings
-        if update is None and not run.interrupt and not run.abandoned:
-            return  # without the lock, for which a handler that has much of nothing to say would compete with all others
         noted = run.noted(update, max_metadata=limits.max_metadata, max_result=limits.max_result)
         with self._lock:
             while not run.interrupt and not run.abandoned and (run.full or (self._away and run.waiting)):
@@ -134,8 +136,6 @@ class Ledger:
                 raise Interrupted("lost")
             if run.interrupt:
                 raise Interrupted(run.interrupt)
-            if noted is None:
-                return
             waiting = run.waiting
             run.say(noted, datetime.now(UTC), max_line=limits.max_line, max_lines=limits.max_lines)
             if run.urgent or not waiting:  # else the thread knows already when to wake up

@@ -86,7 +86,7 @@ class Run:
         """Whether there is anything to commit; what a run says that has lost its job is not."""
         return self.interrupt != "lost" and (self._changed or self.end is not None)
 
-    def noted(self, update: Update | None, *, max_metadata: int, max_result: int) -> Update | Kept | None:
+    def noted(self, update: Update, *, max_metadata: int, max_result: int) -> Update | Kept:
         """What `say` wants of it; what takes its time is done here, without a lock. Raises Fatal; sizes in bytes."""
         if isinstance(update, Metadata | Checkpoint):
             return kept(update, self.mask.json, max_metadata=max_metadata, max_result=max_result)

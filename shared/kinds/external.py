@@ -1,6 +1,5 @@
 """Kind `external`: programs elsewhere do the work and report how it goes. It has no worker, and so no queue."""
 
-from math import inf
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -18,4 +17,4 @@ class External(Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
     """The submitter's own, for the program that does the work."""
 
 
-EXTERNAL = Kind(name="external", title="Work elsewhere", params=External, queue="", time_limit=inf)
+EXTERNAL = Kind(name="external", title="Work elsewhere", params=External, queue="", time_limit=7 * 24 * 3600)

@@ -26,7 +26,7 @@ class Kind(Struct, frozen=True, kw_only=True):
     """Starts a second; a second's worth of them, or one, may come at once."""
     max_attempts: int = 3
     time_limit: float = 600
-    """Seconds for one attempt; infinite: there is none."""
+    """Seconds for one attempt."""
     backoff: tuple[float, float] = (1, 60)
     """Seconds: the wait before the second attempt at most, and the longest wait."""
     result: Any = None

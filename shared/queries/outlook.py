@@ -16,7 +16,8 @@ OUTLOOK = text("""
 
 # The workers that would start something of these queues and were heard of within a :lease.
 SERVED = text("""
-    SELECT w.queue, w.kinds, count(*) AS workers, sum(w.threads) AS threads, sum(w.running) AS running FROM workers w
+    SELECT w.queue, w.kinds, count(*) AS workers, sum(w.threads) AS threads, sum(w.running + w.abandoned) AS busy
+    FROM workers w
     WHERE w.queue = ANY(CAST(:queues AS text[])) AND NOT w.draining AND NOT w.drain_requested
         AND w.seen_at >= statement_timestamp() - CAST(:lease AS float8) * interval '1 second'
     GROUP BY w.queue, w.kinds

@@ -11,7 +11,7 @@ SILENCE_OF_JOB = f"coalesce(CAST(j.params ->> 'silenceSeconds' AS float8), {SILE
 REPORTED_JOB = text(f"""
     SELECT j.id, j.batch_id, b.kind, b.paused, j.status, j.attempt, j.failures, j.cancel_requested, j.lease_token,
         j.reported, j.reported_run, j.last_line, j.progress, j.step, j.message, j.items_done, j.items_failed,
-        j.items_total, CASE WHEN b.kind = 'external' THEN {SILENCE_OF_JOB} END AS silence
+        j.items_total, j.started_at, CASE WHEN b.kind = 'external' THEN {SILENCE_OF_JOB} END AS silence
     FROM jobs j JOIN batches b ON b.id = j.batch_id WHERE j.id = :id AND b.owner = :owner
 """)
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, get_origin
 
 import msgspec
-from msgspec import Struct, inspect
+from msgspec import UNSET, Struct, inspect
 
 from shared.errors import (
     AddressTooLong,
@@ -239,11 +239,20 @@ def _input_schemas(operations: Iterable[Operation]) -> Json:
 
 
 def _output_schemas(operations: Iterable[Operation]) -> Json:
-    """As they are written: a field with a default is there all the same, or else left out whenever it has that."""
+    """As they are written: a field with a default is there all the same, or else left out whenever it has that. What is
+    UNSET is always left out.
+    """
     replies = (reply for operation in operations for reply in operation.replies)
     types = [Problem, *(type_ for reply in replies for type_ in _types(reply.content))]
     (_, schemas) = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    omitting = {cls.__name__ for cls in _structs(types) if cls.__struct_config__.omit_defaults}
+    structs = _structs(types)
+    omitting = {cls.__name__ for cls in structs if cls.__struct_config__.omit_defaults}
+    unset = {
+        (cls.__name__, field.encode_name)
+        for cls in structs
+        for field in msgspec.structs.fields(cls)
+        if field.default is UNSET
+    }
     for name, schema in schemas.items():
         properties = schema.get("properties", {})
         for field, given in properties.items():
@@ -251,7 +260,7 @@ def _output_schemas(operations: Iterable[Operation]) -> Json:
                 properties[field] = _without_null(given)
             given.pop("default", None)
         if properties and name not in omitting:
-            schema["required"] = list(properties)
+            schema["required"] = [field for field in properties if (name, field) not in unset]
     return schemas
 
 

@@ -10,7 +10,18 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from shared.channels import make_redis
-from tests.bench import claims, creation, delivery, estimates, fairness, pickup, startup, statements, throughput, updates
+from tests.bench import (
+    claims,
+    creation,
+    delivery,
+    estimates,
+    fairness,
+    pickup,
+    startup,
+    statements,
+    throughput,
+    updates,
+)
 from tests.bench.machine import describe
 from tests.bench.report import render, write
 from tests.bench.results import Result

@@ -33,7 +33,7 @@ READS: dict[str, tuple[str, int]] = {
     "owner_turn := ": ("pk_queue_turns", 1),
     "WITH RECURSIVE ahead": ("ix_lanes_ready pk_owner_turns", 3 * CLAIMED),
     "SELECT array_agg(n.batch_id)": ("ix_lanes_ready", 2 * CLAIMED),
-    "room := lane_limits[i] - ": ("ix_jobs_leased", 10 + CLAIMED),
+    "room := lane_limits[i] - ": ("ix_jobs_leased", 10 + 4 * CLAIMED),
     "UPDATE jobs j SET lease_token": ("ix_jobs_claimable ix_jobs_delayed pk_jobs", 2 * CLAIMED),
     "SELECT FROM lanes l WHERE l.batch_id = lane_id": ("pk_lanes", 1),
     "SELECT j.run_after": ("ix_jobs_delayed", 1),

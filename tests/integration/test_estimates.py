@@ -25,7 +25,7 @@ def start(engine: sa.Engine, batch_id: UUID, jobs: int, *, ago: float = 0) -> tu
     """Reserves and starts jobs, as if that had been so many seconds ago; which, and under which token."""
     token = uuid4()
     with engine.begin() as connection:
-        ids = connection.execute(
+        found = connection.execute(
             sa.text("""
                 UPDATE jobs SET lease_token = :token, lease_until = now() + interval '1 minute' WHERE id IN (
                     SELECT id FROM jobs WHERE batch_id = :batch AND status = 'QUEUED' AND lease_token IS NULL
@@ -34,7 +34,7 @@ def start(engine: sa.Engine, batch_id: UUID, jobs: int, *, ago: float = 0) -> tu
             """),
             {"token": token, "batch": batch_id, "jobs": jobs},
         ).scalars()
-        ids = list(ids)
+        ids = list(found)
         change = Change(connection, batch_id)
         assert len(change.start(ids, token, 60)) == jobs
         change.close()

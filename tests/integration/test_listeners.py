@@ -20,13 +20,17 @@ from structlog.testing import capture_logs
 
 from services.worker import dispatcher as dispatcher_module
 from services.worker.dispatcher import Dispatcher, Dispatchers
+from services.worker.handlers.rehearsal import rehearsal
 from services.worker.housekeeping import Housekeeping
 from services.worker.listeners import load_listeners
+from services.worker.process import WorkerProcess, quiet_dramatiq
 from shared import models
 from shared.channels import Publisher, make_redis
+from shared.creation import NewJob, create_batch
 from shared.database import make_engine
 from shared.deletion import delete_batch
 from shared.jobs import JobStatus
+from shared.kinds import KINDS
 from shared.kinds.plugin import PluginError
 from shared.listeners import Listener, TransitionEvent
 from shared.settings import Settings
@@ -128,9 +132,6 @@ def test_a_listener_hears_of_nothing_from_before_its_time_and_of_nothing_that_di
 
 
 def make_batch_in(connection: sa.Connection) -> None:
-    from shared.creation import NewJob, create_batch  # noqa: PLC0415
-    from shared.kinds import KINDS  # noqa: PLC0415
-
     jobs = [NewJob("a", msgspec.Raw(b"{}"))]
     create_batch(connection, KINDS["rehearsal"], jobs, owner=OWNER, title="never")
 
@@ -400,6 +401,31 @@ def test_names_of_listeners_are_unique_and_short() -> None:
         load_listeners([point, point])
     with pytest.raises(PluginError, match="200"):
         load_listeners([EntryPoint("x" * 201, point.value, point.group)])
+
+
+def test_what_a_worker_commits_it_tells_without_waiting_for_its_next_look(
+    engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_PERIOD", 3600)
+    quiet_dramatiq()
+    told, stop = Told(), Event()
+    process = WorkerProcess(settings, "default", KINDS, {"rehearsal": rehearsal}, listeners={"test": told})
+    thread = Thread(target=process.run, args=(stop,))
+    thread.start()
+    try:
+        wait_for(lambda: listeners(engine) == ["test"], "the listener to be known")
+        batch_id = submit(engine, settings, 3, params={"steps": 1, "stepMs": 1})
+        wait_finished(engine, batch_id)
+        wait_for(lambda: told.ids(batch_id) == ids_of(engine, batch_id), "all to be told")
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def listeners(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(models.listeners.c.name)).scalars())
 
 
 # -- real workers ------------------------------------------------------------------------------------------------------

@@ -39,8 +39,7 @@ from tests.support.filled import (
 from tests.support.plans import Mode, explain
 
 SMALL = frozenset({"installation", "kind_turns", "lanes", "listeners", "paces", "queue_turns", "workers"})
-"""May be read from end to end: one row, and a narrow one for each kind, priority, listener, process, or active batch.
-"""
+"""May be read from end to end: one row, or a narrow one for each kind, priority, listener, process, live batch."""
 
 VERSION = 20_000
 SOME = 100
@@ -317,9 +316,7 @@ CASES: dict[str, list[Case]] = {
     "SUCCESSORS": [
         Case(given={"batches": SOME}, reads="ix_lanes_after_batch + pk_batches", visits=2 * HELD, sorts=HELD)
     ],
-    "EXPIRING": [
-        Case(given={"batches": SOME}, reads="ix_lanes_expires_at + pk_batches", visits=2 * LATE, sorts=LATE)
-    ],
+    "EXPIRING": [Case(given={"batches": SOME}, reads="ix_lanes_expires_at + pk_batches", visits=2 * LATE, sorts=LATE)],
     # listening
     "REGISTER_LISTENERS": [Case(given={"names": ["one", "new"]}, reads="pk_listeners", sorts=2)],
     "TAKE_NEWS": [

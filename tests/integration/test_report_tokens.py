@@ -115,7 +115,7 @@ def test_another_token_can_be_had_while_the_batch_is_unfinished(
         assert_problem(ben.post(path), 404, "not_found")
     assert_problem(anna.post(f"/api/batches/{uuid4()}/report-tokens"), 404, "not_found")
     ours = submit(anna, rehearsal())
-    assert ours["reportToken"] is None
+    assert "reportToken" not in ours
     assert_problem(anna.post(f"/api/batches/{ours['batchId']}/report-tokens"), 409, "conflict")
     anna.post(f"/api/batches/{batch['batchId']}/cancel")
     assert_problem(anna.post(path), 409, "conflict")

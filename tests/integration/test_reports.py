@@ -63,7 +63,7 @@ def conflict(reply: httpx.Response) -> str:
 def test_a_kind_without_a_worker_is_listed_and_has_no_queue(anna: httpx.Client) -> None:
     kinds = {kind["kind"]: kind for kind in decoded(anna.get("/api/kinds"))["items"]}
     assert "" not in QUEUES
-    assert (kinds["external"]["maxAttempts"], kinds["external"]["timeLimitSeconds"]) == (3, None)
+    assert (kinds["external"]["maxAttempts"], kinds["external"]["timeLimitSeconds"]) == (3, 604_800)
     wrong = [{"silenceSeconds": 0.5}, {"silenceSeconds": 86_401}, {"silence": 5}, {"data": []}]
     reply = anna.post("/api/batches", json=external() | {"jobs": [{"name": "x", "params": each} for each in wrong]})
     fields = ["silenceSeconds", "silenceSeconds", "silence", "data"]

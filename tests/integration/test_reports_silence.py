@@ -108,3 +108,19 @@ def test_a_silent_job_that_was_cancelled_is_cancelled(
     anna.post(f"/api/batches/{batch['batchId']}/cancel")
     swept_until(sweep, lambda: first_job(engine, batch).status == "CANCELLED", "the silence to be noticed")
     assert batch_row(engine, UUID(batch["batchId"])).status == "CANCELLED"
+
+
+def test_an_attempt_that_takes_longer_than_a_week_ends_with_its_next_report(
+    anna: httpx.Client, engine: sa.Engine
+) -> None:
+    batch = submit(anna, external(1, {}))
+    job_id = first_job(engine, batch).id
+    run = Run(anna, job_id)
+    run.say("start")
+    run.say("progress", percent=10)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE jobs SET started_at = started_at - interval '8 days'"))
+    assert run.say("progress", percent=20)["status"] == "QUEUED"
+    job = first_job(engine, batch)
+    assert (job.error_code, job.failures, job.progress) == ("time_limit", 1, 20)
+    assert_problem(run.post({"type": "progress", "percent": 30}), 409, "conflict")

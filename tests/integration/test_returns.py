@@ -141,7 +141,12 @@ def test_a_worker_tells_of_its_servers_in_the_same_manner(
         valkey.stop()
         engine.dispose()
         with no_database(settings.database_url):
-            wait_for(lambda: told(said, "postgresql") and told(said, "redis"), "both to be missed")
+            wait_for(
+                lambda: (
+                    {"sweeper", "stand-by"} <= {part for part, _, _ in told(said, "postgresql") + told(said, "redis")}
+                ),
+                "both to be missed",
+            )
         valkey.start()
         wait_for(lambda: len(events(said, "is back")) == len(events(said, "is away")), "all to be back")
     finally:

@@ -208,8 +208,10 @@ def test_the_servers_answer_like_this(
     rewrite_wire: bool,
 ) -> None:
     batch_id, first, second = record_the_beginning(recorder)
-    with worker(settings, tmp_path):
+    with worker(settings, tmp_path) as process:
         wait_finished(engine, batch_id)  # type: ignore[arg-type]
+        process.terminate()  # a killed one would be among the workers that are seen
+        assert process.wait(20) == 0
     record_the_end(recorder, batch_id, first, second)
     record_what_follows(recorder, batch_id, second)
     record_more_jobs(recorder)

@@ -411,7 +411,7 @@ def test_leases_come_to_an_end_while_a_deletion_takes_its_time(
             wait_for(expired, "the lease to be over")
             assert waiting(engine), "with the deletion still under way"
         process._housekeeping.stop()
-        process._housekeeping._thread.join(20)
+        process._housekeeping._loop.join(20)
 
 
 def instant(params: Nothing, job: Job) -> Updates[None]:

@@ -236,6 +236,7 @@ def test_the_directory_of_an_attempt_goes_with_it(
         ready.set()
         while how == "is cancelled":
             yield None
+            ready.wait(0.01)
         if how == "fails":
             raise Fatal("no paper")
 
@@ -245,6 +246,6 @@ def test_the_directory_of_an_attempt_goes_with_it(
         if how == "is cancelled":
             cancel(engine, batch_id)
         wait_finished(engine, batch_id)
-        assert [place.exists() for place in places] == [False]
+        wait_for(lambda: not places[0].exists(), "the directory to be gone")
         assert places[0].parent.is_dir()
     assert not places[0].parent.exists(), "nothing of the worker is left"

@@ -99,6 +99,10 @@ def assert_consistent(engine: sa.Engine, batch_id: UUID) -> None:
     assert batch.line_count == line_count
     assert batch.delayed == sum(job.status == JobStatus.QUEUED and job.run_after is not None for job in jobs)
     assert [lane.paused for lane in lanes] == ([] if batch.status in FINAL_BATCH else [batch.paused])
+    leased = sum(job.lease_token is not None for job in jobs)
+    if batch.concurrency is None or leased < batch.concurrency:
+        waits = any(job.status == JobStatus.QUEUED and job.lease_token is None for job in jobs)
+        assert not waits or lanes[0].ready or lanes[0].ready_at is not None, "no claim would find what is queued"
     assert batch.version >= max((job.version for job in jobs), default=1)
     assert sorted(job.position for job in jobs) == list(range(len(jobs)))
     assert all(lane.after_batch == (batch.after_batch if batch.held else None) for lane in lanes)

@@ -31,7 +31,7 @@ def install(place: Path, project: str, groups: dict[str, dict[str, str]]) -> dic
 
 def plugged(place: Path, kind: str, handler: str, source: str, *, time_limit: float = 600) -> dict[str, str]:
     """A package with one kind, whose handler is so called in `source`; as `install`."""
-    package = kind.replace(".", "_")
+    package = kind.replace(".", "_dot_").replace("-", "_dash_")
     (place / package).mkdir(parents=True)
     kinds = _KINDS.format(kind=kind, time_limit=time_limit, package=package, handler=handler)
     (place / package / "__init__.py").touch()

@@ -20,7 +20,7 @@ class Normal:
     """Makes two runs of one story alike.
 
     An id becomes a number, by its first appearance; a version its rank among those that appeared; a time, a ticket, a
-    cursor, an ETag and a timestamp are all the same one. In an event id, epoch and check are too.
+    cursor, an ETag, a timestamp and an estimate are all the same one. In an event id, epoch and check are too.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,8 @@ class Normal:
             return 1767225600000
         if name == "nextCursor" and value is not None:
             return "CURSOR"
+        if name in {"etaSeconds", "etaLow", "etaHigh"} and value is not None:
+            return 1.0
         return self._replaced(value, ranks)
 
     def _text(self, text: str, ranks: dict[int, int]) -> str:

@@ -176,7 +176,7 @@ def test_whatever_happened_it_is_a_finite_time_within_its_bounds(
 
 def readings(name: str, part: float, batches: int, *, known: bool) -> list[Reading]:
     """Of batches of several sizes on several numbers of slots. `known`: there is a history of the kind."""
-    found = []
+    found: list[Reading] = []
     for jobs, slots in ((50, 2), (100, 4), (200, 8), (1000, 16)):
         for n in range(batches):
             random = Random(f"{name} {jobs} {slots} {n}")  # noqa: S311  # play-backs are the same each time

@@ -137,9 +137,10 @@ for update in run(["sh", "-c", {LEAVES.format(then="sleep 300")!r}]):
 
 def test_a_guard_that_was_killed_is_replaced() -> None:
     first, _ = driven(run(shell("echo one")))
-    for child in _guards():
-        os.kill(child, signal.SIGKILL)
-    wait_for(lambda: not any(map(lives, _guards())), "the guard to be gone")
+    killed = _guards()
+    for guard in killed:
+        os.kill(guard, signal.SIGKILL)
+    wait_for(lambda: not any(map(lives, killed)), "the guard to be gone")
     second, _ = driven(run(shell("echo two")))
     assert texts(first + second) == ["one", "two"]
     assert len([guard for guard in _guards() if lives(guard)]) == 1
@@ -147,7 +148,8 @@ def test_a_guard_that_was_killed_is_replaced() -> None:
 
 def _guards() -> list[int]:
     children = [child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
-    return [int(child) for child in children if b"guard.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    commands = {int(child): Path(f"/proc/{child}/cmdline") for child in children}
+    return [child for child, command in commands.items() if command.exists() and b"guard.py" in command.read_bytes()]
 
 
 def _said(generator: Iterator[Update | None], count: int) -> list[Update]:

@@ -47,8 +47,13 @@ CASES: dict[str, tuple[dict[str, Any], Premises, Waiting | None]] = {
     "its kind's limit": ({"of_kind": 4}, KIND, Waiting("limited")),
     "another kind's limit": ({"of_kind": 4, "kind": "photos"}, KIND, None),
     "its kind's rate": ({"due": after(8)}, RATE, Waiting("limited", until="2026-11-21T12:00:08.000Z")),
-    "its kind's rate, in a moment": ({"due": after(0.3), "processing": 1}, RATE, Waiting("limited")),
-    "its kind's rate, but now": ({"due": after(-1)}, RATE, None),
+    "its kind's rate, where something of it runs": (
+        {"due": after(8), "processing": 1},
+        RATE,
+        Waiting("limited", until="2026-11-21T12:00:08.000Z"),
+    ),
+    "its kind's rate, just now": ({"due": after(-0.1)}, RATE, Waiting("limited", until=AT)),
+    "its kind's rate, which is not used up": ({"due": after(-1)}, RATE, None),
     "a second's worth of a rate may come at once": ({"due": after(0.3)}, FAST, None),
     "more than a second's worth has come": ({"due": after(0.95)}, FAST, Waiting("limited")),
     "no rate any more": ({"due": after(8)}, Premises(), None),
@@ -147,8 +152,10 @@ NOTICED = [
     (behind(100), behind(95), 0, False),
     (behind(100), behind(85), 0, True),
     (behind(3), behind(2), 0, True),
-    (behind(1, AT), behind(1, "2026-11-21T12:00:20.000Z"), 0, False),
-    (behind(1, AT), behind(1, "2026-11-21T12:00:40.000Z"), 0, True),
+    (behind(1, "2026-11-21T12:01:40.000Z"), behind(1, "2026-11-21T12:01:45.000Z"), 0, False),
+    (behind(1, "2026-11-21T12:01:40.000Z"), behind(1, "2026-11-21T12:02:00.000Z"), 0, True),
+    (behind(1, "2026-11-21T11:59:00.000Z"), behind(1, AT), 0, False),
+    (behind(1, "2026-11-21T11:59:00.000Z"), behind(1, "2026-11-21T12:00:05.000Z"), 0, True),
     (behind(1), behind(1, AT), 0, True),
     (Outlook(), left(10), 0, True),
     (left(10), Outlook(), 0, True),
@@ -165,4 +172,4 @@ NOTICED = [
 
 @pytest.mark.parametrize(("told", "now", "passed", "noticed"), NOTICED)
 def test_what_somebody_would_notice(told: Outlook, now: Outlook, passed: float, noticed: bool) -> None:
-    assert differs(told, now, passed) is noticed
+    assert differs(told, now, passed, NOW) is noticed

@@ -1,5 +1,6 @@
 """Kinds of other packages: what is wrong with one is said in a sentence that names it, and stops the start."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from shared.kinds import KINDS, PLUGINS
 from shared.kinds.kind import Kind
 from shared.kinds.plugin import GROUP, Plugin, PluginError, load_plugins
 from shared.settings import Settings
+from tests.support.plugged import plugged
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +85,30 @@ def test_a_handler_is_imported_only_where_its_queue_is_served(monkeypatch: pytes
         table.make_handlers(settings, "printers")
     monkeypatch.setitem(PLUGINS, KIND.name, GOOD)
     assert set(table.make_handlers(settings, "printers")) == {"pages.print"}
+
+
+def test_kinds_whose_parameters_are_called_alike_are_described_apart(tmp_path: Path) -> None:
+    kinds = ("pages.print", "pages-print", "pages_print", "ink.buy")
+    places = [str(tmp_path / kind) for kind in kinds]
+    for kind, place in zip(kinds, places, strict=True):
+        plugged(Path(place), kind, "handle", "def handle(params, job):\n    yield")
+    script = "from services.api.openapi import DOCUMENT; print(DOCUMENT.decode())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*places, str(ROOT)])},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert not done.stderr
+    document = json.loads(done.stdout)
+    body = document["paths"]["/api/batches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    described = {kind: body["discriminator"]["mapping"][kind].rpartition("/")[2] for kind in kinds}
+    assert len(set(described.values())) == len(kinds)
+    for kind, name in described.items():
+        assert document["components"]["schemas"][name]["properties"]["kind"]["enum"] == [kind]
 
 
 @pytest.mark.parametrize("module", ["services.api", "services.worker"])
