@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
 
 RENEWING = Point("renewing", COMMIT, b"UPDATE jobs j SET lease_until")
-CLAIMING = Point("claiming", COMMIT, b"WITH picked")
+CLAIMING = Point("claiming", b"headway_claim(")
 WORKER = [
     CLAIMING,
     Point("starting", COMMIT, b"SET status = 'PROCESSING'"),

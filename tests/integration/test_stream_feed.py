@@ -30,6 +30,7 @@ from tests.support.feeds import FeedRecord, FeedStream
 from tests.support.metrics import Numbers
 from tests.support.outages import no_database
 from tests.support.plain_stream import Plain
+from tests.support.sse import certain
 from tests.support.streams import health, stream_process, stream_thread
 from tests.support.web import assert_problem, client, decoded, served, submit
 from tests.support.writer import Writer
@@ -44,8 +45,15 @@ def watching(settings: Settings, token: str, **options: Any) -> Iterator[tuple[s
 
 
 def shown(writer: Writer) -> dict[str, Any]:
-    state: dict[str, Any] = writer.state()["batch"]
-    return state
+    """What is certain of it."""
+    return certain(writer.state()["batch"])
+
+
+def heard(stream: FeedStream, writer: Writer, version: int) -> dict[str, Any]:
+    """The same of what it is told to be at that version."""
+    batch = stream.to(writer.batch_id, version)
+    assert batch is not None
+    return certain(batch)
 
 
 # -- what is told -------------------------------------------------------------------------------------------------
@@ -79,12 +87,13 @@ def test_every_change_is_told_as_it_is_and_nothing_else_is(
 ) -> None:
     writers = [make_writer(2) for _ in range(3)]
     with watching(replace(settings, window=0), token) as (_, _, stream):
-        assert stream.record.batches == {str(writer.batch_id): shown(writer) for writer in writers}
+        told = {batch_id: certain(batch) for batch_id, batch in stream.record.batches.items()}
+        assert told == {str(writer.batch_id): shown(writer) for writer in writers}
         assert stream.parser.retry == [2000]
         for step in (lambda one: one.start(0), lambda one: one.progress(0, 30, lines=9), lambda one: one.finish(0)):
             for writer in writers:
                 version = step(writer)
-                assert stream.to(writer.batch_id, version) == shown(writer)
+                assert heard(stream, writer, version) == shown(writer)
         assert stream.names == ["batches", *["batch"] * 9]
 
 
@@ -99,8 +108,8 @@ def test_changes_close_together_come_together(
         for percent in range(1, 20):
             one.progress(0, percent)
             other.progress(0, percent)
-        assert stream.to(one.batch_id, 21) == shown(one)
-        assert stream.to(other.batch_id, 21) == shown(other)
+        assert heard(stream, one, 21) == shown(one)
+        assert heard(stream, other, 21) == shown(other)
         windows = time.monotonic() - began  # a second each
         assert len(stream.names) <= 1 + 2 * (1 + windows)
 
@@ -140,11 +149,11 @@ def test_a_frame_with_too_much_in_it_for_everybody_still_has_the_batch(
         writer.start(0)
         version = writer.progress(0, 1, lines=20, text="x" * 8000)
         assert bytes(writer.frames[-1].delta) == b"null"
-        assert stream.to(writer.batch_id, version) == shown(writer)
+        assert heard(stream, writer, version) == shown(writer)
         assert numbers["frames_total{large}"] == 0
         version = large.start(0)
         assert bytes(large.frames[-1].batch) == b"null"
-        assert stream.to(large.batch_id, version) == shown(large)
+        assert heard(stream, large, version) == shown(large)
         assert numbers["frames_total{large}"] == 1
 
 
@@ -161,7 +170,7 @@ def test_where_nobody_knows_whether_it_was_committed_it_is_looked_up(
         writer.publish = False
         version = writer.start(0)
         publisher.publish(writer.batch_id, uncertain(writer.frames[-1]))
-        assert stream.to(writer.batch_id, version) == shown(writer)
+        assert heard(stream, writer, version) == shown(writer)
         with engine.connect() as connection:
             frame = delete_batch(connection, gone.batch_id, upload_ttl=60)
             connection.commit()
@@ -209,7 +218,7 @@ def test_messages_that_make_no_sense_only_raise_the_question(
         version = writer.start(0)
         epoch = writer.state()["epoch"].encode()
         hints.publish(owner_channel(settings.namespace, OWNER), message.replace(b"EPOCH", epoch))
-        assert stream.to(writer.batch_id, version) == shown(writer)
+        assert heard(stream, writer, version) == shown(writer)
         assert stream.names == ["batches", "batch"]
 
 
@@ -349,7 +358,7 @@ def test_a_batch_that_ends_behind_many_others_while_redis_is_away_is_not_taken_f
     with watching(replace(settings, version_check=0.2), token) as (_, _, stream):
         assert str(writer.batch_id) in stream.record.batches
         writer.publish = False
-        ended = stream.to(writer.batch_id, writer.finish(0, JobStatus.COMPLETED))
+        ended = heard(stream, writer, writer.finish(0, JobStatus.COMPLETED))
         assert ended == shown(writer)
         with engine.connect() as connection:
             delete_batch(connection, writer.batch_id, upload_ttl=60)
@@ -442,7 +451,7 @@ def test_what_is_sent_to_stream_processes_is_small(settings: Settings, make_writ
         writer.start(0)
         messages = [heard.get_message(timeout=5) for _ in range(2)]
     sent = {message["channel"].decode(): message["data"] for message in messages if message}
-    batch = encode(shown(writer))
+    batch = encode(writer.state()["batch"])
     assert sum(data.count(batch) for data in sent.values()) == 2
     assert len(sent[channel]) < len(batch) + 150
     assert encode(Frame(FORMAT, "0badcafe", 1, 2)) == b'{"format":1,"epoch":"0badcafe","from":1,"to":2}'

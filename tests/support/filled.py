@@ -69,7 +69,8 @@ _FILL = f"""
         finished_at)
     SELECT pg_temp.id(b, 0), CASE WHEN b % 4 = 1 THEN '{OWNER}' ELSE 'owner ' || b % 40 END, 'rehearsal', 'batch ' || b,
         CASE WHEN open THEN 'PROCESSING' ELSE 'PARTIAL' END, jobs + 2, CASE b WHEN {BIG} THEN 100 ELSE b % 3 END,
-        '{{}}', CASE WHEN open THEN jobs ELSE 0 END, 0, 0, 0, 0, jobs, 0, 0, 0, 0, b BETWEEN 101 AND 200 AND b % 10 = 0, false, now() - interval '1 day',
+        '{{}}', CASE WHEN open THEN jobs ELSE 0 END, 0, 0, 0, 0, jobs, 0, 0, 0, 0,
+        b BETWEEN 101 AND 200 AND b % 10 = 0, false, now() - interval '1 day',
         CASE WHEN NOT open THEN now() - b * interval '1 minute' END
     FROM sizes;
 
