@@ -37,6 +37,7 @@ def run_container(
     *,
     environment: Mapping[str, str] | None = None,
     directory: str | None = None,
+    user: str | None = None,
     memory: int = 512 * 2**20,
     cpus: float = 1.0,
     processes: int = 256,
@@ -47,8 +48,9 @@ def run_container(
 ) -> Updates[int]:
     """Runs a container of an image that the engine has, to its end, as `kit.run` does a command.
 
-    `directory`: where in it the job's own directory is to be. `memory` in bytes; `processes` at most; `network` is the
-    name of one, `none` for none. It has no capabilities and cannot gain any. Returns the exit status; with `check` any
+    `directory`: where in it the job's own directory is to be; it then runs as that directory's user, unless `user`
+    says otherwise, and as the image's without one. `memory` in bytes; `processes` at most; `network` is the name of
+    one, `none` for none. It has no capabilities and cannot gain any. Returns the exit status; with `check` any
     but 0 raises JobError(code="command_failed"). Raises Fatal if there is no such image, or the engine refuses what it
     is asked for, and Retryable if it cannot be reached. What an earlier attempt of the job left is removed.
     """
@@ -67,6 +69,11 @@ def run_container(
     }
     if directory is not None:
         options |= {"volumes": {str(job.directory): {"bind": directory, "mode": "rw"}}, "working_dir": directory}
+        # without capabilities root, too, writes nowhere but into what is its own; and the worker is to remove it
+        owner = job.directory.stat()
+        user = user or f"{owner.st_uid}:{owner.st_gid}"
+    if user is not None:
+        options["user"] = user
     try:
         _remove_left(job)
         running = _Running(image, options)

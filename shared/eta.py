@@ -13,24 +13,27 @@ from shared.jobs import FINAL_BATCH, BatchStatus
 from shared.lengths import ROOT, Lengths, Running, fit, running
 from shared.pace import NORMAL, Pace, load
 
-_LOW, _HIGH = 0.04, 0.91
+_LOW, _HIGH = 0.05, 0.84
 """Where the interval begins and ends, in parts of what may happen. What is too short costs it little width, what is too
 long much: so it is less generous at the upper end."""
 _BELOW, _ABOVE = NORMAL.inv_cdf(_LOW), NORMAL.inv_cdf(_HIGH)
 
 _DRIFT = 0.57
 """What the lengths of a batch's jobs may change by from the first to the last: a standard deviation, of logarithms."""
-_FASTER, _SLOWER = 0.9, 1.95
+_FASTER, _SLOWER = 0.85, 2.3
 """How many of those the interval allows for: half as long as what was seen, or three times as long."""
+_BATCHES = 5
+"""Of a kind at most, against one of which only that is known: what earlier ones did, this one need not do."""
 
-_TRUST = 2.8
-"""A trend counts for little until more jobs have ended than so many times those that run: at first short ones end."""
+_EARLY = 0.25
+"""How far, as a share, it is off what was taken from a trend because the short ones end first."""
 
-_MODEL = 0.28
+_MODEL = 0.23
 """How far from it all reality is anyway: a standard deviation, of logarithms."""
 
-_WIDEST = 1.0
-"""The upper end's distance, a logarithm, comes near to this at most: farther would be true more often, and no use."""
+_WIDEST = 1.9
+"""The upper end's distance, a logarithm, comes near to this at most: farther would be true more often, and no use. It
+does so while only a few jobs have ended."""
 
 _IDLE = 0.1
 """Jobs at once at least, however seldom one was under way lately."""
@@ -47,7 +50,6 @@ each group is so many times those behind it."""
 
 _STEPS = 8
 """Of halving, to find when all are done."""
-
 
 _FOREVER = 1e9
 """Seconds: nothing takes longer."""
@@ -95,17 +97,18 @@ def forecast(pace: Pace, *, queued: int, processing: int, now: float) -> Estimat
     if lengths is None or not left:
         return None
     fast, usual, slow = (work * lengths.mean for work in _work(pace, lengths.mean))
-    until = queued * usual / slots
+    luck = math.sqrt(math.log1p(min(9.0, lengths.variation**2 / queued))) if queued else 0.0
+    until = queued * usual / slots * math.exp(-luck * luck / 2)
     groups = [*_running(lengths, under_way), *_queued(queued, slots, until)]
-    soonest, middle, latest = _finish(lengths, groups, (_LOW, 0.5, _HIGH), until + lengths.mean)
+    goals = ((_LOW, lengths.tail), (0.5, lengths.tail), (_HIGH, lengths.reach))
+    soonest, middle, latest = _finish(lengths, groups, goals, until + lengths.mean)
     # the parts of the doubt, each as a factor, independent of one another
     trend, doubt = _trend(pace, left, lengths.spread, processing)
-    luck = min(1.0, lengths.variation / math.sqrt(queued)) if queued else 0.0
     share = until / middle
     up = math.hypot(share * math.expm1(_ABOVE * luck), latest / middle - 1)
     down = math.hypot(share * -math.expm1(_BELOW * luck), 1 - soonest / middle)
     known = math.hypot(lengths.doubt, _MODEL)
-    above = math.hypot(_ABOVE * known, math.log1p(up), _SLOWER * doubt) + share * math.log(slow / usual)
+    above = math.hypot(_ABOVE * known, math.log1p(up), _SLOWER * doubt, lengths.unseen) + share * math.log(slow / usual)
     below = math.hypot(_BELOW * known, math.log1p(-min(0.95, down)), _FASTER * doubt) + share * math.log(usual / fast)
     seconds = middle * math.exp(trend)
     low, high = seconds * math.exp(-below), seconds * math.exp(_bounded(above))
@@ -143,16 +146,25 @@ def _trend(pace: Pace, left: int, spread: float, processing: int) -> tuple[float
     """By how much the lengths of those that are left are likely to differ from those seen, and the doubt about it: both
     of logarithms. The later ones of those seen, against all, give a slope, as far as chance leaves one to see.
     """
-    done = pace.completed
+    done, (expected, real) = pace.completed, _usual_trend(pace)
     part = done / (done + left)
-    if not done:
-        return 0.0, _DRIFT / 2
-    slope = 6 * (pace.log1 - pace.plain) / part
-    chance = 12 * max(1e-4, spread * spread) / done / (part * part)
-    real = _DRIFT * _DRIFT
     distance = part / 3 + (1 - part) / 2  # from where it was seen, on the average, to where it is wanted
-    trust = (done / (done + _TRUST * processing)) ** 1.5
-    return slope * real / (real + chance) * distance * trust, math.sqrt(real * chance / (real + chance)) * distance
+    if not done:
+        return expected * distance, math.sqrt(real) * distance
+    found, early = pace.drift(processing)
+    chance = 12 * max(1e-4, spread * spread) / done + (_EARLY * early) ** 2
+    trust = real / (real + chance / (part * part))
+    slope = expected + (found / part - expected) * trust
+    return slope * distance, math.sqrt(real * (1 - trust)) * distance
+
+
+def _usual_trend(pace: Pace) -> tuple[float, float]:
+    """From a batch's first job to its last, as far as its kind tells: what is likely, and the variance."""
+    if pace.history is None:
+        return 0.0, _DRIFT * _DRIFT
+    batches = min(_BATCHES, pace.history.batches)
+    variance = (_DRIFT * _DRIFT + batches * pace.history.wander) / (batches + 1)
+    return pace.history.drift * batches / (batches + 1), variance
 
 
 def _running(lengths: Lengths, under_way: list[Running]) -> list[_Group]:
@@ -171,16 +183,18 @@ def _queued(queued: int, slots: float, until: float) -> list[_Group]:
     return groups[::-1]
 
 
-def _finish(lengths: Lengths, groups: list[_Group], goals: tuple[float, ...], usual: float) -> list[float]:
+def _finish(
+    lengths: Lengths, groups: list[_Group], goals: tuple[tuple[float, float], ...], usual: float
+) -> list[float]:
     """By how many seconds from now all have ended, with each of some probabilities (rising). `usual`: where to look.
 
     It is asked for at every change of a batch: what follows is written to be quick.
     """
     jobs = [(group.begin, group.jobs, 1 / group.alive) for group in reversed(groups)]  # first what ends last
-    middle, below, above = lengths.middle, ROOT / lengths.spread, ROOT / lengths.tail
+    middle, below = lengths.middle, ROOT / lengths.spread
     log, log1p, erfc = math.log, math.log1p, math.erfc
 
-    def ended(seconds: float, goal: float) -> bool:
+    def ended(seconds: float, goal: float, above: float) -> bool:
         """Whether the logarithm of the probability that all have ended by then reaches `goal`."""
         total = 0.0
         for begin, number, alive in jobs:
@@ -196,13 +210,14 @@ def _finish(lengths: Lengths, groups: list[_Group], goals: tuple[float, ...], us
         return True
 
     found, low = [], max(0.0, jobs[0][0])
-    for probability in goals:
+    for probability, tail in goals:
+        above = ROOT / tail
         goal, high = log(probability), max(usual, low)
-        while high < _FOREVER and not ended(high, goal):
+        while high < _FOREVER and not ended(high, goal, above):
             low, high = high, 2 * high
         for _ in range(_STEPS):
             half = (low + high) / 2
-            if ended(half, goal):
+            if ended(half, goal, above):
                 high = half
             else:
                 low = half

@@ -7,7 +7,7 @@ than that, and leaving it out would make all of them look short in the beginning
 
 import math
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from shared.pace import SHORTEST, History, Pace
 
@@ -17,10 +17,11 @@ _USUAL = (1.0, 3.0)
 _EVEN = 0.02
 """The least spread: no machine is more even than this."""
 
-_STRETCH = (1.55, 10.0)
-"""How much the upper half is stretched beforehand, and how many jobs it takes to outweigh that."""
+_STRETCH = (0.3, 10.0)
+"""By how much, of squares at a spread of 1, the upper half is stretched beforehand: small spreads more than large ones;
+and how many jobs it takes to outweigh that."""
 
-_KIND = (20.0, 50.0)
+_KIND = (40.0, 100.0)
 """Of how many jobs the spread and the stretch of a kind's history count as."""
 
 _BETWEEN = 0.03
@@ -28,6 +29,21 @@ _BETWEEN = 0.03
 
 _WEIGHT = 0.75
 """Of how many equally weighted jobs a weighted one is worth: see Pace."""
+
+_REACH = 0.55
+"""A tail that is stretched by what has been seen may well be stretched further by what has not: by this, as a share."""
+
+_FEW, _OTHER = 2.4, 12.0
+"""As long as only a few jobs have ended, all others may be of another sort, and take so many times as long."""
+
+_SKEW, _WAVE = 0.48, 5.0
+"""What a tail of 1 leaves open, as a logarithm, however many have ended: the longest are yet to come. It grows with the
+third power, for a tail of 0.5 leaves next to nothing open and one of 1.5 more than anything else does; and by up to so
+many times as long as fewer jobs have ended than run beside them."""
+
+_SEEN = 0.5
+"""How much the mean goes by the seconds that were seen, instead of by the distribution: these tell too little of tails,
+and that knows nothing but tails."""
 
 _ROUNDS = 10
 """Of expectation and maximisation at most; with few under way it takes two or three."""
@@ -54,14 +70,17 @@ class Running(Struct, frozen=True):
 
 class Lengths(Struct, frozen=True):
     """`middle` is the logarithm of the median in seconds; `spread` and `tail` are how far logarithms reach below and
-    above it. `doubt`: of the logarithm of `mean`, which is in seconds.
+    above it, `reach` is how far the tail may extend instead. `doubt`: of the logarithm of `mean`, which is in seconds.
+    `unseen`: how much longer, as a logarithm, all may take because of jobs that are not like those that have ended.
     """
 
     middle: float
     spread: float
     tail: float
+    reach: float
     mean: float
     doubt: float
+    unseen: float
 
     def beyond(self, seconds: float) -> float:
         """The share of jobs that take longer."""
@@ -100,20 +119,35 @@ def fit(pace: Pace, under_way: list[Running]) -> Lengths | None:
     if others:
         middle, spread = _with_running(pace, jobs, under_way, middle, spread, usual, weight)
     seen = jobs * jobs / (jobs + 2 * others)  # the longest are often among those that still run
-    stretch, least = _STRETCH
+    stretch, least = math.hypot(1, _STRETCH[0] / math.sqrt(spread)), _STRETCH[1]
     if history is not None:
         stretch, least = history.tail / max(_EVEN, math.sqrt(history.within)), _KIND[1]
-    stretch = (pace.tail / max(_EVEN, math.sqrt(pace.variance)) * seen + stretch * least) / (seen + least)
-    # the mean that was seen, where enough has ended; else the one that this distribution has
-    share = 0.5 * jobs / (jobs + others)
-    mean = middle + spread * spread / 2
-    mean += share * (math.log(max(SHORTEST, pace.mean)) + middle - pace.log1 - mean)
-    doubt = (spread**2 + spread**4 / 2) / jobs
+    own = pace.tail / max(_EVEN, math.sqrt(pace.variance))
+    far = (own * seen + stretch * least) / (seen + least)
+    if history is not None and own < stretch:  # what takes longer than this batch has been running cannot have ended
+        own += min(1.0, pace.longest / max(SHORTEST, pace.active)) ** 2 * (stretch - own)
+    stretch, far = far, (own * seen + stretch * least) / (seen + least)
+    tail, reach = spread * stretch, spread * far * (1 + _REACH * max(0.0, far - 1))
+    # half by the mean that was seen, those that run going on from their age; half by the one of this distribution
+    model = middle + spread * spread / 2
+    seconds = jobs * pace.mean + sum(group.jobs * _lasting(group.age, middle, spread) for group in under_way)
+    mean = model + _SEEN * (math.log(max(SHORTEST, seconds / (jobs + others))) - model)
+    doubt = (spread**2 + spread**4 / 2) / (jobs if history is None else seen)
     if history is not None:
         between = _between(history)
         mean += doubt / (doubt + between) * (history.level - mean)
         doubt = doubt * between / (doubt + between)
-    return _stretched(Lengths(middle, spread, spread * stretch, math.exp(mean), math.sqrt(doubt)), under_way)
+    unseen = _unseen(pace.completed, others, tail) if history is None else 0.0
+    return _stretched(Lengths(middle, spread, tail, reach, math.exp(mean), math.sqrt(doubt), unseen), under_way)
+
+
+def _lasting(age: float, middle: float, spread: float) -> float:
+    """The seconds that are to be expected of a job that has been running for `age` seconds."""
+    above = (math.log(max(SHORTEST, age)) - middle) / spread
+    if above > _MANY:
+        return age * (1 + spread / above)
+    longer = math.erfc((above - spread) * ROOT) / math.erfc(above * ROOT)
+    return math.exp(min(50.0, middle + spread * spread / 2)) * longer
 
 
 def _fit_history(history: History) -> Lengths:
@@ -121,7 +155,14 @@ def _fit_history(history: History) -> Lengths:
     spread = max(_EVEN, math.sqrt(history.within))
     tail = max(_EVEN, history.tail)
     middle = history.level - spread * spread / 2
-    return Lengths(middle, spread, tail, math.exp(history.level), math.sqrt(_between(history)))
+    return Lengths(middle, spread, tail, tail, math.exp(history.level), math.sqrt(_between(history)), 0.0)
+
+
+def _unseen(completed: int, others: float, tail: float) -> float:
+    """How much longer all may take, as a logarithm: for all that is known of a kind without a history."""
+    sort = math.log1p((_OTHER - 1) * math.exp(-completed / _FEW))
+    wave = math.exp(-completed / others) if others else 0.0
+    return math.hypot(sort, _SKEW * tail**3 * (1 + _WAVE * wave))
 
 
 def _between(history: History) -> float:
@@ -170,4 +211,5 @@ def _stretched(lengths: Lengths, under_way: list[Running]) -> Lengths:
     """What runs already shows how far the tail reaches at least."""
     oldest = max((group.age for group in under_way), default=0.0)
     reach = (math.log(max(SHORTEST, oldest)) - lengths.middle) / _SURE
-    return Lengths(lengths.middle, lengths.spread, max(_EVEN, lengths.tail, reach), lengths.mean, lengths.doubt)
+    tail = max(_EVEN, lengths.tail, reach)
+    return structs.replace(lengths, tail=tail, reach=max(tail, lengths.reach))

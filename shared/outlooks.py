@@ -19,7 +19,7 @@ from shared import queries
 from shared.eta import estimate
 from shared.events import Batch
 from shared.outlook import Facts, Outlook, Premises, waiting
-from shared.pace import Pace, load
+from shared.pace import Pace, load, load_history
 from shared.rows import waiting_of
 from shared.turns import Ahead, Place, Turns
 
@@ -128,7 +128,7 @@ def _facts(row: Row[Any], world: _World, pace: Pace, now: datetime) -> Facts:
         of_kind=world.by_kind.get(row.kind, 0),
         due=row.due,
         ahead=sum(ahead),
-        job_seconds=_job_seconds(pace),
+        job_seconds=_job_seconds(pace, row.kind_pace),
     )
 
 
@@ -146,8 +146,9 @@ def _sums(rows: _Rows, name: str) -> dict[str, int]:
     return sums
 
 
-def _job_seconds(pace: Pace) -> float | None:
-    """How long one takes: as the batch's have, or else as its kind's do."""
+def _job_seconds(pace: Pace, of_kind: Any) -> float | None:
+    """How long one takes: as the batch's have, or else as its kind's do, also of a batch that has not begun."""
     if pace.completed:
         return pace.mean
-    return None if pace.history is None else math.exp(pace.history.level)
+    history = pace.history or load_history(of_kind)
+    return None if history is None else math.exp(history.level)

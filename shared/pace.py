@@ -15,6 +15,13 @@ NORMAL = NormalDist()
 SHORTEST = 1e-3
 """Seconds: what took less counts as this long. Clocks are no better, and a logarithm needs something."""
 
+_SHORT = 0.05
+"""Mean lengths: what took less than so many of them counts as this long where logarithms are taken."""
+
+_FIRST = 3.6
+"""Spreads by which lengths would seem to grow from the first job to the last, had only as many ended as still run: the
+first ones to end are the short ones. Among more that have ended it is that much less."""
+
 _SMOOTH = (2.0, 60.0)
 """Seconds over which the number of jobs at once is averaged, at least and at most; between them two jobs' length."""
 
@@ -37,6 +44,10 @@ class History(Struct, array_like=True, frozen=True):
     """The variance of the logarithm of a job's length within a batch."""
     tail: float = 0.0
     """Like the square root of that, of the longest jobs alone: larger where they are longer than that lets expect."""
+    drift: float = 0.0
+    """By how much, as a logarithm, lengths change from the first job of a batch to its last."""
+    wander: float = 0.0
+    """The variance of that from batch to batch."""
 
 
 class Pace(Struct, array_like=True):
@@ -93,7 +104,7 @@ class Pace(Struct, array_like=True):
         """A job has completed; its last attempt took so long."""
         self._end(seconds)
         seconds = max(SHORTEST, seconds)
-        length = math.log(seconds)
+        length = math.log(max(seconds, _SHORT * self.mean))
         self.completed += 1
         share = 2 / (self.completed + 1)
         self.mean += share * (seconds - self.mean)
@@ -127,6 +138,13 @@ class Pace(Struct, array_like=True):
     def variance(self) -> float:
         return max(0.0, self.log2 - self.log1 * self.log1)
 
+    def drift(self, running: float) -> tuple[float, float]:
+        """By how much, as a logarithm, lengths change from the first job that has completed to the last; and how much
+        more it looked like, as so many were running beside them.
+        """
+        early = _FIRST * math.sqrt(self.variance) * running / (running + self.completed)
+        return 6 * (self.log1 - self.plain) - early, early
+
     @property
     def tail(self) -> float:
         """How far the longest job is from the middle, in steps of a normal distribution."""
@@ -139,11 +157,12 @@ def remember(history: History | None, pace: Pace) -> History | None:
     """A kind's history with one more batch in it; as it was if that was too short to tell anything."""
     if pace.completed < _ENOUGH:
         return history
+    drift = _whole_drift(pace)
     level, within, tail = math.log(max(SHORTEST, pace.mean)), pace.variance, pace.tail
     if history is None:
-        return _rounded(History(1, level, 0.0, within, tail))
+        return _rounded(History(1, level, 0.0, within, tail, drift))
     share = max(_LEARN, 1 / (history.batches + 1))
-    off = level - history.level
+    off, bent = level - history.level, drift - history.drift
     return _rounded(
         History(
             batches=history.batches + 1,
@@ -151,8 +170,21 @@ def remember(history: History | None, pace: Pace) -> History | None:
             between=(1 - share) * (history.between + share * off * off),
             within=history.within + share * (within - history.within),
             tail=history.tail + share * (tail - history.tail),
+            drift=history.drift + share * bent,
+            wander=(1 - share) * (history.wander + share * bent * bent),
         )
     )
+
+
+def _whole_drift(pace: Pace) -> float:
+    """Of a batch that has ended, by the logarithm; what is within chance counts for little.
+
+    What made lengths seem to grow at the beginning did so again at the end, where the long ones are the last.
+    """
+    found, early = pace.drift(pace.parallel)
+    found -= early
+    chance = 12 * pace.variance / pace.completed + 4 * early * early
+    return found**3 / max(1e-9, found * found + chance)
 
 
 def load(stored: Any) -> Pace:

@@ -32,6 +32,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ _COUNT = 2**31 - 1
 _SUCCESS, _MISTAKE = 2, 4
 """First digits of a status."""
 
-_UNAUTHORIZED = frozenset({401, 403})
+_FORBIDDEN = 403
+_UNAUTHORIZED = frozenset({401, _FORBIDDEN})
 _CONFLICT = 409
 _TOO_LARGE = 413
 _MALFORMED = frozenset({400, 413, 422})
@@ -158,13 +160,38 @@ def create_batch(
             _new_job(name, silence, values[number] if number < len(values) else None)
             for number, name in enumerate(given)
         ]
-        batch = headway.create(title, jobs, metadata or {}, str(uuid.uuid4()), timeout)
-        return batch._replace(jobs=headway.jobs(batch, len(jobs), timeout))
+        made: list[Batch] = []
+        arguments = (made, headway, title, jobs, metadata or {}, timeout)
+        # a thread can be left: names of hosts are looked up without a time limit, and some answers never end
+        thread = threading.Thread(target=_create, args=arguments, name="headway-batch", daemon=True)
+        thread.start()
+        thread.join(2 * timeout)
+        if made:
+            return made[0]
+        _log.warning("no batch could be created in time, so nothing will be shown")
+    except Exception:
+        _log.exception("no batch could be created, so nothing will be shown")
+    return Batch()
+
+
+def _create(
+    made: list[Batch],
+    headway: _Headway,
+    title: str,
+    jobs: list[dict[str, Any]],
+    metadata: Mapping[str, Any],
+    timeout: float,
+) -> None:
+    """Appends it to `made`, an empty one if need be."""
+    created = Batch()
+    try:
+        batch = headway.create(title, jobs, metadata, str(uuid.uuid4()), timeout)
+        created = batch._replace(jobs=headway.jobs(batch, len(jobs), timeout))
     except (_Away, _Refused) as error:
         _log.warning("no batch could be created, so nothing will be shown: %s", error)
     except Exception:
         _log.exception("no batch could be created, so nothing will be shown")
-    return Batch()
+    made.append(created)
 
 
 def _new_job(name: Any, silence: float, data: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -234,7 +261,8 @@ class Tracker:
             self._job = _job_id(job)
             if not self._job:
                 self._headway = None
-        self._new = (title, name or title, data, dict(metadata or {}))
+        self._new = (title, _new_job(name or title, silence, data), _plain(dict(metadata or {}), _METADATA, {}))
+        """Of the creation, which may have to be repeated as it was."""
         self._silence = float(silence)
         self._take_over = bool(take_over)
         self._retry = retry
@@ -246,6 +274,7 @@ class Tracker:
         self._seen_cancelled = False
         self._batch = Batch()
         self._afresh()
+        _trackers.add(self)
 
     def _afresh(self) -> None:
         """Nothing has been said."""
@@ -447,8 +476,8 @@ class Tracker:
     ) -> None:
         """So many of so many items are done (failed ones are not), or so many percent; what is left out stays."""
         said: dict[str, Any] = {}
-        if percent is not None:
-            said["percent"] = max(0.0, min(100.0, round(float(percent), 2)))
+        if percent is not None and not math.isnan(reached := float(percent)):
+            said["percent"] = max(0.0, min(100.0, round(reached, 2)))
         if message is not None:
             said["message"] = _text(message, _TEXT // 4)
         if not self._begun():
@@ -863,18 +892,26 @@ class _Sender:
         tracker = self._tracker
         if not tracker._job:
             if not tracker._batch.batch_id:
-                title, name, data, metadata = tracker._new
-                job = _new_job(name, tracker._silence, data)
+                title, job, metadata = tracker._new
                 tracker._batch = self._headway.create(title, [job], metadata, tracker._key)
                 self._headway.prefer(tracker._batch.report_token)
             (tracker._job,) = self._headway.jobs(tracker._batch, 1)
             self._greeted = True
         elif not self._greeted:
-            params = self._headway.ask(f"/api/jobs/{tracker._job}").get("params")
-            silence = params.get("silenceSeconds") if isinstance(params, dict) else None
+            silence = self._silence_of(tracker._job)
             if isinstance(silence, (int, float)) and silence > 0:
                 self._heartbeat = min(_HEARTBEAT, silence / 3)
             self._greeted = True
+
+    def _silence_of(self, job: str) -> Any:
+        """Of one that somebody else created; None where that is not for this token to see."""
+        try:
+            params = self._headway.ask(f"/api/jobs/{job}").get("params")
+        except _Refused as refused:
+            if refused.status != _FORBIDDEN:
+                raise
+            return None
+        return params.get("silenceSeconds") if isinstance(params, dict) else None
 
 
 class _Away(Exception):
@@ -890,7 +927,8 @@ class _Refused(Exception):
 
     def __init__(self, status: int, said: Mapping[str, Any]) -> None:
         errors = said.get("errors")
-        fields = [f"{e.get('path')}: {e.get('message')}" for e in errors if isinstance(e, dict)] if errors else []
+        wrong = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+        fields = [f"{error.get('path')}: {error.get('message')}" for error in wrong]
         super().__init__(_text(f"{status} {said.get('detail') or said.get('title')} {'; '.join(fields[:5])}", 1000))
         self.status = status
 
@@ -943,10 +981,12 @@ class _Headway:
         body: dict[str, Any] = {"kind": "external", "title": _text(title, _NAME), "jobs": jobs}
         body["metadata"] = _plain(dict(metadata), _METADATA, {})
         batch = self.ask("/api/batches", body, timeout=timeout, headers={"Idempotency-Key": key})
+        if not isinstance(batch.get("batchId"), str):
+            raise _Away("its answer is none of Headway's")
         token, web, stream = (str(batch.get(name) or "") for name in ("reportToken", "webUrl", "streamUrl"))
         join = functools.partial(urllib.parse.urljoin, self._url + "/")
         return Batch(
-            batch_id=str(batch.get("batchId")),
+            batch_id=batch["batchId"],
             report_token=token,
             web_url=join(web) if web else "",
             stream_url=join(stream) if stream else "",
@@ -959,7 +999,8 @@ class _Headway:
         while len(ids) < many:
             page = self.ask(f"/api/batches/{_path(batch.batch_id)}/jobs?limit=1000{cursor}", timeout=timeout)
             items = page.get("items")
-            found = [_job_id(item.get("id")) for item in items if isinstance(item, dict)] if items else []
+            items = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+            found = [_job_id(item.get("id")) for item in items]
             if not found or not all(found):
                 raise _Away("its answer is none of Headway's")
             ids += found
@@ -1007,7 +1048,7 @@ class _Headway:
         ours = str(said.get("type", "")).startswith("/problems/")
         if status == _TOO_LARGE or (ours and status // 100 == _MISTAKE and status not in _LATER):
             raise _Refused(status, said)
-        raise _Away(f"it answered {status}", min(60.0, float(again)) if again.isdigit() else 0.0)
+        raise _Away(f"it answered {status}", min(60.0, float(again)) if again.isdecimal() else 0.0)
 
     def _without_tokens(self, error: BaseException) -> str:
         text = _text(f"{type(error).__name__}: {error}", 500)
@@ -1157,10 +1198,15 @@ def _backoff(failures: int) -> float:
 _open: set[_Sender] = set()
 """Those of this process whose thread runs."""
 
+_trackers: weakref.WeakSet[Tracker] = weakref.WeakSet()
+
 
 def _forget_in_child() -> None:
-    """Threads stay with the parent."""
+    """Threads stay with the parent, and locks that they hold in this moment are held for ever."""
     _open.clear()
+    for tracker in list(_trackers):
+        if not tracker._pid:
+            tracker._afresh()
 
 
 def _at_exit() -> None:

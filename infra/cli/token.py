@@ -14,7 +14,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def token(
     sub: Annotated[str, typer.Argument(metavar="SUB", help="Whose token: the owner of what it makes.")],
     scope: Annotated[
-        str | None, typer.Option(help="read, write, report, admin, separated by spaces; all if not given.")
+        str | None, typer.Option(help="read, write, report, admin, separated by spaces; all but admin if not given.")
     ] = None,
     ttl: Annotated[str, typer.Option(help="How long it is good for: 90s, 30m, 1h, 7d.")] = "1h",
 ) -> None:

@@ -31,6 +31,8 @@ def counts_words(batch: Json) -> str:
     parts += [f"{counts[name]} {name}" for name in ("failed", "cancelled") if counts[name]]
     parts += [f"{counts['processing']} running"] if counts["processing"] else []
     parts += filter(None, [waiting_words(batch)])
+    idle = batch.get("open") and not counts["queued"] and not counts["processing"]
+    parts += ["waiting for more jobs"] if idle else []
     return ", ".join(parts)
 
 
@@ -44,7 +46,8 @@ def waiting_words(batch: Json) -> str:
             return "no worker is there to start its jobs"
         case "behind":
             ahead = waiting.get("ahead")
-            return (f"{ahead} jobs ahead in the queue" if ahead else "all workers are busy") + at
+            jobs = "1 job" if ahead == 1 else f"{ahead} jobs"
+            return (f"{jobs} ahead in the queue" if ahead else "all workers are busy") + at
         case "delayed":
             return ("begins when another batch has ended" if waiting.get("after") else "nothing is to start") + at
         case "limited":

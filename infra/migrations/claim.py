@@ -223,7 +223,10 @@ BEGIN
                     SELECT n.owner, row_number() OVER () AS n FROM (
                         SELECT a.owner FROM ahead a UNION ALL SELECT a.owner FROM again a WHERE a.owner <= owner_turn
                     ) n
-                    WHERE n.owner IS NOT NULL AND n.owner <> ALL (barren) LIMIT remaining
+                    WHERE n.owner IS NOT NULL AND n.owner <> ALL (barren)
+                        -- of those at their limit there may be many: they are passed over together
+                        AND (owner_limit IS NULL OR coalesce(CAST(held_all ->> n.owner AS int), 0) < owner_limit)
+                    LIMIT remaining
                 ) o;
                 EXIT WHEN owners IS NULL;
                 owner_share := GREATEST(1, remaining / cardinality(owners));

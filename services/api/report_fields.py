@@ -73,7 +73,7 @@ class CompleteReport(Report, tag="complete"):
 
 class FailReport(Report, tag="fail"):
     message: str
-    code: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,100}$")] = "failed"
+    code: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}(?!\n)$")] = "failed"
     retry: bool = False
     """Whether another attempt is worth it, if one is left."""
 

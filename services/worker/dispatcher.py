@@ -137,7 +137,7 @@ class Dispatcher:
         self.register()
         self.let_go()
         while not self._stopping and self.tell():
-            pass
+            self.register()  # where news never end a turn does not, and the listener would be forgotten
 
     def register(self) -> None:
         if time.monotonic() - self._seen < _SEEN:

@@ -92,6 +92,7 @@ class Sweeper:
             may_expire = self._may_expire(now, up_since)
             if not guard.execute(queries.TRY_LOCK, {"lock": _LOCK}).scalar_one():
                 return
+            guard.execute(queries.KEEP_LOCK)
             if may_expire:
                 self._expire(now)
             self._settle_successors()

@@ -21,6 +21,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
+_MOST = 1_000_000
+"""Jobs that run at once or start in a second: what HEADWAY_LIMITS takes, too. Claims would fail at other numbers."""
+
 
 class Plugin(Struct, frozen=True, kw_only=True):
     kind: Kind
@@ -68,6 +71,8 @@ def _wrong(plugin: Plugin, name: str) -> str | None:
         return f"its handler is to be given as module:name, not as {plugin.handler}"
     if kind.max_attempts < 1 or not kind.time_limit > 0 or not 0 <= kind.backoff[0] <= kind.backoff[1]:
         return "its attempts, its time limit or its backoff make no sense"
+    if any(limit is not None and not 0 < limit <= _MOST for limit in (kind.concurrency, kind.rate)):
+        return f"its concurrency and its rate have to be more than 0, and {_MOST} at most"
     try:
         msgspec.json.schema(kind.params)
     except Exception as error:  # noqa: BLE001  # whatever it says of a type that it does not know

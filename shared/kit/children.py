@@ -134,5 +134,6 @@ class Child:
             _guard.ended(self._process.pid)
 
     def _alive(self) -> bool:
-        self._process.poll()  # where zombies cannot be told from others, ours would count
-        return guard.living(self._process.pid, self._mark)
+        # as long as the command itself runs nobody need look through all processes; and where zombies cannot be told
+        # from others, ours would count
+        return self._process.poll() is None or guard.living(self._process.pid, self._mark)

@@ -36,7 +36,7 @@ from shared.queries.deleting import (
     LOCK_UPLOADS_OF,
     OUTLIVED,
 )
-from shared.queries.leases import CLOCK, EXPIRED, HELD, RENEW, TRY_LOCK
+from shared.queries.leases import CLOCK, EXPIRED, HELD, KEEP_LOCK, RENEW, TRY_LOCK
 from shared.queries.listening import (
     END_NEWS,
     FORGET_LISTENERS,
@@ -119,6 +119,7 @@ __all__ = [
     "JOBS",
     "JOB_NAMES",
     "JOB_TRANSITIONS",
+    "KEEP_LOCK",
     "KEEP_NEWS",
     "KIND_PACE",
     "LEASED",

@@ -41,3 +41,7 @@ CLOCK = text("SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS up_
 # One sweeper at a time, and one that deletes. Held by the transaction, not the session, so that PgBouncer may be
 # between.
 TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
+
+# Whoever has it and changes one batch after the other may be idle for longer than usual (see database.py); one that is
+# frozen meanwhile keeps the others waiting for so long.
+KEEP_LOCK = text("SET LOCAL idle_in_transaction_session_timeout = '20s'")

@@ -9,6 +9,7 @@ OUTLOOK = text("""
         b.failed, b.cancelled, b.total, b.delayed, b.next_due, b.paused, b.cancel_requested, b.open, b.run_after,
         b.after_batch, b.held, b.pace, b.started_at, b.finished_at, l.queue,
         (SELECT t.due FROM kind_turns t WHERE t.kind = b.kind) AS due,
+        (SELECT p.pace FROM paces p WHERE p.kind = b.kind) AS kind_pace,
         b.processing = 0 AND b.queued > 0 AND NOT b.paused AND NOT b.held AND NOT b.cancel_requested
             AND coalesce(GREATEST(b.next_due, b.run_after) <= statement_timestamp(), true) AS stands
     FROM batches b JOIN lanes l ON l.batch_id = b.id WHERE b.id = ANY(CAST(:ids AS uuid[]))

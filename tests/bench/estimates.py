@@ -142,7 +142,7 @@ def _cost() -> tuple[list[float], list[float], list[float]]:
     folds, guesses, sizes = [], [], []
     for number in range(ROUNDS):
         random, now = Random(number), 1_800_000_000.0  # noqa: S311  # the same each time
-        pace = Pace(at=now, history=History(9, 1.23456, 0.123456, 0.987654, 1.23456))
+        pace = Pace(at=now, history=History(9, 1.23456, 0.123456, 0.987654, 1.23456, 0.123456, 0.123456))
         lengths = [random.lognormvariate(0, 1) for _ in range(_FOLDS)]
         begin = time.process_time()
         for length in lengths:

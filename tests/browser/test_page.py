@@ -77,6 +77,13 @@ def test_says_how_long_it_will_take_as_soon_as_the_server_knows(run: Run, page: 
     page.wait("the end", times=lambda times: re.fullmatch(r"took \d+ s", times))
 
 
+def test_an_open_batch_says_that_it_waits_for_more(run: Run, page: Page) -> None:
+    _, address = rehearse(run, 1, "--open", steps=1, stepMs=10)
+    page.open(address)
+    idle = r"running for \d+ s, waiting for more jobs"
+    page.wait("nothing to be left", percent=100, times=lambda times: re.fullmatch(idle, times))
+
+
 def test_the_ticket_leaves_the_address_and_a_reload_still_works(run: Run, page: Page) -> None:
     batch_id, address = rehearse(run, steps=300, stepMs=100)
     page.open(address)

@@ -29,6 +29,7 @@ WRITING = [
     ("POST", "/api/batches"),
     ("POST", "/api/uploads"),
     *(("POST", f"{BATCH}/{verb}") for verb in ("pause", "resume", "retry-failed", "cancel")),
+    *(("POST", f"{BATCH}/{verb}") for verb in ("jobs", "close", "report-tokens")),
     ("POST", "/api/jobs/{job}/cancel"),
     ("POST", "/api/jobs/{job}/retry"),
     ("DELETE", BATCH),

@@ -57,11 +57,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.stop()
 
 
-def claim(connection: psycopg.Connection[Any], **options: Any) -> dict[str, list[Plan]]:
+def claim(connection: psycopg.Connection[Any], jobs: int = CLAIMED, **options: Any) -> dict[str, list[Plan]]:
+    """`jobs`: how many it gets."""
     parameters = {"queue": "default", "jobs": CLAIMED, "token": uuid4(), "lease": 15.0, "ending": []}
     with plans_of(connection) as plans:
         claimed = connection.execute(str(queries.CLAIM.compile(dialect=PGDialect_psycopg())), parameters | options)
-        assert claimed.rowcount == CLAIMED
+        assert claimed.rowcount == jobs
     return plans
 
 
@@ -92,3 +93,10 @@ def test_each_statement_of_a_claim_reads_what_it_has_to(url: str) -> None:
             assert not plan.end_to_end, beginning
             assert plan.indexes == frozenset(indexes.split()), beginning
             assert plan.visited <= visits, beginning
+
+
+def test_owners_at_their_limit_are_passed_over_together(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        plans = claim(connection, 0, **LIMITED | {"owner_limit": 1})  # dozens of owners, each of whom has something
+    (walks,) = [those for text, those in plans.items() if text.startswith("WITH RECURSIVE ahead")]
+    assert len(walks) <= LEVELS

@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import docker
 import pytest
-from docker.errors import DockerException, NotFound
+from docker.errors import NotFound
 
 from shared.containers import ATTEMPT, JOB, run_container
 from shared.updates import Fatal, Job, JobError, Log, Update
 from tests.support.batches import wait_for
+from tests.support.engines import docker_engine
 from tests.support.handlers import driven
 from tests.support.needs import needs
 
@@ -26,19 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def engine() -> Iterator[docker.DockerClient]:
-    client = None
-    try:
-        client = docker.from_env(timeout=10)
-        there = bool(client.images.list(IMAGE))
-    except DockerException:
-        there = False
-    try:
-        needs(f"Docker engine with the image {IMAGE}", there=there)
-        assert client is not None
-        yield client
-    finally:
-        if client is not None:
-            client.close()
+    with docker_engine(IMAGE) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -64,6 +54,18 @@ def test_its_output_is_the_jobs_and_nothing_of_it_is_left(engine: docker.DockerC
     assert sorted(texts(said)) == sorted(["one", "two", "/job", "blue", "0"])
     assert (job.directory / "it").read_text() == "made\n"
     assert left(engine, job) == []
+
+
+def test_the_jobs_directory_is_there_for_the_worker_whoever_that_is(engine: docker.DockerClient, job: Job) -> None:
+    """Without capabilities even root writes nowhere but into what is its own."""
+    needs("root, to give a directory away", there=os.getuid() == 0)
+    os.chown(job.directory, 1234, 1234)
+    script = ["sh", "-c", "echo made > it; id -u"]
+    said, _ = driven(run_container(job, IMAGE, script, directory="/job"))
+    assert texts(said) == ["1234"]
+    assert (job.directory / "it").stat().st_uid == 1234
+    said, _ = driven(run_container(job, IMAGE, ["id", "-u"], user="77"))
+    assert texts(said) == ["77"]
 
 
 def test_a_status_other_than_0_fails_unless_it_is_asked_for(engine: docker.DockerClient, job: Job) -> None:

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from msgspec import structs
 
 from shared.settings import Settings
+from shared.updates import Job, Log
 from tests.support.batches import job_rows, wait_finished, wait_for
+from tests.support.engines import docker_engine
+from tests.support.handlers import driven
 from tests.support.plugged import install
 from tests.support.ports import own_port
 from tests.support.processes import service
@@ -111,6 +115,13 @@ def test_a_command_tells_how_far_it_is(settings: Settings, engine: Any, words: C
         wait_finished(engine, batch_id)
     (job,) = job_rows(engine, batch_id)
     assert (job.status, job.result) == ("COMPLETED", 3)
+
+
+def test_a_container_leaves_what_it_made(words: Callable[[str], Any], tmp_path: Path) -> None:
+    rendering = words("rendering")
+    with docker_engine(rendering.IMAGE):
+        job = Job(uuid4(), uuid4(), owner="anna", name="page", attempt=1, uploads=tmp_path, scratch=tmp_path / "job")
+        assert driven(rendering.render(None, job)) == ([Log("rendering")], "four words, on paper")
 
 
 def test_a_copy_goes_on_where_it_stopped(settings: Settings, engine: Any, words: Callable[[str], Any]) -> None:

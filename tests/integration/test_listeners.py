@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import EntryPoint
 from itertools import count
 from pathlib import Path
@@ -379,6 +380,23 @@ def test_housekeeping_forgets_a_listener_that_nobody_has_had_for_a_day(
     assert {row.listener for row in outbox(engine)} == {"there"}
     tell_all(there)
     assert outbox(engine) == []
+
+
+def test_one_whose_news_never_end_is_not_forgotten(
+    make: Make, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_SEEN", 0.0)
+
+    def days_pass(_: TransitionEvent) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.update(models.listeners).values(seen_at=sa.func.now() - timedelta(days=2)))
+
+    dispatcher = make(days_pass)
+    make_batch(engine)
+    dispatcher._turn()
+    with engine.connect() as connection:
+        since = connection.execute(sa.select(sa.func.now() - models.listeners.c.seen_at)).scalar_one()
+    assert since < timedelta(days=1)
 
 
 @pytest.mark.parametrize(

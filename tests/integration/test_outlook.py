@@ -1,5 +1,6 @@
 """Why a batch waits, as PostgreSQL knows it: workers, limits, and what comes first."""
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -9,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import sqlalchemy as sa
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from services.api.app import create_app
@@ -18,6 +20,7 @@ from shared.events import Waiting
 from shared.kinds import KINDS
 from shared.outlook import Outlook, Premises, premises_of
 from shared.outlooks import ask
+from shared.pace import History
 from shared.settings import Limit, Settings
 from tests.support.batches import batch_row, make_batch
 from tests.support.claims import claim
@@ -185,6 +188,18 @@ def test_no_room_is_a_reason_even_if_nobody_comes_first(engine: sa.Engine, worke
     batch_id = make_batch(engine)
     set_worker(engine, worker, running=8)
     assert waiting(engine, batch_id) == Waiting("behind", ahead=0)
+
+
+def test_when_its_turn_is_follows_from_earlier_batches_of_its_kind(engine: sa.Engine, worker: UUID) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.insert(models.paces).values(kind="rehearsal", pace=to_builtins(History(3, math.log(40)))))
+    batch_id = make_batch(engine)
+    set_worker(engine, worker, running=8)
+    found = waiting(engine, batch_id)
+    assert found is not None
+    assert found.until is not None, "it has not begun, but how long such jobs take is known"
+    left = datetime.fromisoformat(found.until) - datetime.now(UTC)
+    assert left <= timedelta(seconds=5), "one of eight threads has room in an eighth of that time"
 
 
 @pytest.mark.usefixtures("worker")

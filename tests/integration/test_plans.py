@@ -314,7 +314,7 @@ CASES: dict[str, list[Case]] = {
     ],
     # scheduling
     "SUCCESSORS": [
-        Case(given={"batches": SOME}, reads="ix_lanes_after_batch + pk_batches", visits=2 * HELD, sorts=HELD)
+        Case(given={"batches": SOME}, reads="ix_lanes_after_batch + pk_batches", visits=3 * HELD, sorts=HELD)
     ],
     "EXPIRING": [Case(given={"batches": SOME}, reads="ix_lanes_expires_at + pk_batches", visits=2 * LATE, sorts=LATE)],
     # listening
@@ -497,7 +497,8 @@ CASES: dict[str, list[Case]] = {
     "OUTLOOK": [
         Case(
             given={"ids": WATCHED},
-            reads="pk_batches | pk_batches + pk_kind_turns | pk_batches + pk_lanes + pk_kind_turns",
+            reads="pk_batches | pk_batches + pk_kind_turns | pk_batches + pk_kind_turns + pk_paces"
+            " | pk_batches + pk_lanes + pk_kind_turns | pk_batches + pk_lanes + pk_kind_turns + pk_paces",
             visits=2 * SOME + LANES,
         )
     ],
@@ -536,7 +537,7 @@ CASES: dict[str, list[Case]] = {
     "TRY_LOCK": [Case(given={"lock": 1})],
 }
 
-UNPLANNED = {"COPY_JOBS", "ALLOW_SUMMARY", "NO_SORT"}
+UNPLANNED = {"COPY_JOBS", "ALLOW_SUMMARY", "KEEP_LOCK", "NO_SORT"}
 """COPY and SET."""
 
 

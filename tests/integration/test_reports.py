@@ -350,11 +350,12 @@ def test_every_wrong_field_is_named_and_nothing_is_stored(
         {"sequence": 11, "type": "complete", "result": "x" * 200},
         {"sequence": 12, "type": "complete", "result": deep},
         {"sequence": 13, "type": "cancelled", "why": 1},
+        {"sequence": 14, "type": "fail", "message": "x", "code": "a\n"},
     ]
     fields = """
         [0].takeover [1].sequence [1].percent [1].message [1].done [1].failed [1].total [2].type [3].type [4].sequence
         [5] [6].name [7].text [7].level [7].at [8].metadata [9].metadata.a [10].metadata [12].sequence
-        [13].message [13].code [14].result [15] [15].result [16].why
+        [13].message [13].code [14].result [15] [15].result [16].why [17].code
     """
     paths = wrong_paths(run.send(wrong, why="?"))
     deepest = [path for path in paths if path.startswith("reports[15].result")]

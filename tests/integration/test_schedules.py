@@ -16,17 +16,21 @@ from services.api.app import create_app
 from services.worker.sweeper import Sweeper
 from shared import models
 from shared.changes import Change
+from shared.creation import Schedule
 from shared.events import stamp
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.support.batches import (
     assert_consistent,
     batch_row,
+    cancel,
     job_rows,
+    make_batch,
     transition_rows,
     wait_finished,
     wait_for,
 )
+from tests.support.locks import held, waiting
 from tests.support.processes import worker
 from tests.support.sweeping import sweeper_of
 from tests.support.web import client, decoded, rehearsal, served, submit, wrong_paths
@@ -398,3 +402,43 @@ def test_a_batch_in_time_is_left_alone(
         change.cancel_job(job_rows(engine, batch_id)[1].id)
         change.close()
     assert reasons(engine, batch_id) == ["created", "jobs"]
+
+
+def test_a_sweeper_that_has_to_wait_for_a_batch_does_not_lose_its_round(
+    engine: sa.Engine, settings: Settings, sweeper: Sweeper
+) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def hurry(connection: Any, _record: object) -> None:
+        connection.execute("SET idle_in_transaction_session_timeout = '200ms'")
+        connection.commit()
+
+    engine.dispose()
+    batch_id = make_batch(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.update(models.lanes).values(expires_at=sa.func.now()))
+    statement = "SELECT FROM batches WHERE id = %(id)s FOR NO KEY UPDATE"
+    with ThreadPoolExecutor(1) as thread:
+        with held(settings.database_url, statement, id=batch_id):
+            sweeping = thread.submit(sweeper.sweep)
+            wait_for(lambda: waiting(engine), "the sweeper to wait for the batch")
+            with pytest.raises(TimeoutError):
+                sweeping.result(1)
+        sweeping.result(20)
+    assert batch_row(engine, batch_id).status == "CANCELLED"
+
+
+def test_one_that_is_being_cancelled_keeps_no_other_from_beginning(
+    engine: sa.Engine, settings: Settings, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker.sweeper._MANY", 1)
+    first, second = make_batch(engine), make_batch(engine)
+    reported = Writer(engine, settings, kind="external", schedule=Schedule(after=first, held=True))
+    reported.start(0)  # its program does not wait, and may go on for days
+    follower = make_batch(engine, schedule=Schedule(after=second, after_any=True, held=True))
+    for batch_id in (first, second):
+        cancel(engine, batch_id)
+    sweeper.sweep()
+    sweeper.sweep()
+    assert batch_row(engine, reported.batch_id).cancel_requested
+    assert not batch_row(engine, follower).held
+    reported.close()

@@ -277,6 +277,36 @@ def test_a_tracker_that_was_made_before_a_fork_works_after_it(address: str, batc
     assert (told["status"], told["items"]["done"]) == ("COMPLETED", 5)
 
 
+_FORKED_AT_THE_BEGINNING = """
+import os, sys, threading
+from headway_tracker import Tracker
+t = Tracker(job=sys.argv[1])
+held, over = threading.Event(), threading.Event()
+
+def begin():
+    with t._lock:  # another thread is about to say the first thing
+        held.set()
+        over.wait(30)
+
+threading.Thread(target=begin).start()
+held.wait(30)
+child = os.fork()
+if child == 0:
+    with t:
+        t.log("from the child")
+    os._exit(0)
+over.set()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_while_another_thread_begins_leaves_no_lock_behind(
+    address: str, batch: Batch, anna: httpx.Client
+) -> None:
+    assert run(_FORKED_AT_THE_BEGINNING, address, batch.report_token, batch.job(0)) == ("", "")
+    assert job(anna, batch.job(0))["status"] == "COMPLETED"
+
+
 _FORKED_WITHIN = """
 import os, sys
 from headway_tracker import Tracker

@@ -57,8 +57,8 @@ def test_what_was_said_arrives_once_and_in_order_whatever_goes_wrong(fault: Faul
         "run": headway.reports[0]["run"],
     }
     assert [report["sequence"] for report in headway.reports] == list(range(1, len(headway.reports) + 1))
-    creations = [request.headers["idempotency-key"] for request in headway.requests if request.path == "/api/batches"]
-    assert len(set(creations)) == 1
+    creations = [request for request in headway.requests if request.path == "/api/batches"]
+    assert len({request.headers["idempotency-key"] for request in creations}) == 1
     assert not [request for request in headway.requests if request.path == "/elsewhere"]
 
 
@@ -131,6 +131,38 @@ def test_a_refusal_is_told_once_and_ends_the_telling_but_not_the_work(
     assert len([request for request in headway.requests if is_report(request)]) == 1
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]  # refused, and how many are lost
     assert TOKEN not in caplog.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+def test_who_creates_a_batch_does_not_wait_for_an_answer_that_does_not_end(fault: Fault, headway: Listening) -> None:
+    headway.choose = lambda _request: fault
+    assert create_batch("Import", ["a"], url=headway.url, token=TOKEN, timeout=0.3) == headway_tracker.Batch()
+    assert headway.hanging.is_set()
+
+
+@pytest.mark.parametrize("fault", ["cut after", "foreign"])
+def test_a_creation_is_repeated_as_it_was(fault: Fault, headway: Listening) -> None:
+    headway.choose = lambda _request: fault
+    given: dict[str, Any] = {"rows": [1]}
+    t = Tracker(headway.url, TOKEN, title="Import", data=given, metadata=given)
+    t.start()
+    wait_for(lambda: headway.requests, "the creation")
+    given["rows"].append(2)
+    headway.choose = lambda _request: None
+    t.complete()
+    assert t.close(30)
+    creations = [request.body for request in headway.requests if request.path == "/api/batches"]
+    assert len(creations) > 1
+    assert [body for body in creations if body != creations[0]] == [], "under the same key it would be a conflict"
+
+
+def test_a_token_that_may_only_report_does(headway: Listening) -> None:
+    headway.choose = lambda request: None if is_report(request) else Refusal(403, "forbidden")
+    with Tracker(headway.url, TOKEN, job=JOB) as t:
+        t.log("a line")
+    assert t.close(30)
+    assert (headway.types(), headway.texts()) == (["start", "log", "complete"], ["a line"])
 
 
 def test_a_report_that_is_refused_does_not_take_others_along(

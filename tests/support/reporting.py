@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
 from typing import Any, Literal
@@ -13,15 +14,18 @@ from msgspec import Struct, field
 
 BATCH, JOB = str(UUID(int=1)), str(UUID(int=2))
 
-Fault = Literal["hang", "cut", "cut after", "garbage", "empty", "500", "429", "redirect", "foreign 404"]
+Fault = Literal[
+    "hang", "drip", "cut", "cut after", "garbage", "foreign", "empty", "500", "429", "redirect", "foreign 404"
+]
 """`cut after`: it took what was said, and nobody hears that."""
 
-FAULTS: tuple[Fault, ...] = ("cut", "cut after", "garbage", "empty", "500", "429", "redirect", "foreign 404")
-"""All but the one that takes as long as its caller bears it."""
+FAULTS: tuple[Fault, ...] = ("cut", "cut after", "garbage", "foreign", "empty", "500", "429", "redirect", "foreign 404")
+"""All but those that take as long as their caller bears it."""
 
 
 _WORDS = {
     "garbage": (200, "text/html", "<p>Please log in to the hotel's network"),
+    "foreign": (200, "application/json", '{"status": "maintenance"}'),
     "empty": (204, "text/html", ""),
     "500": (500, "text/html", "<h1>A proxy's own words"),
     "429": (429, "text/html", "<h1>A proxy's own words"),
@@ -119,6 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "hang":
                 told.hanging.set()
                 told.going.wait(60)
+            case "drip":
+                told.hanging.set()
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Word: ")
+                while not told.going.wait(0.05):
+                    self.wfile.write(b"a")
             case "cut" | "cut after" as fault:
                 if fault == "cut after":
                     told.take(request)
@@ -131,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text)))
-        self.send_header("Retry-After", "0")
+        self.send_header("Retry-After", "\xb2" if status == HTTPStatus.TOO_MANY_REQUESTS else "0")  # a digit, and none
         self.send_header("Location", f"{self.server.told.url}/elsewhere")
         self.end_headers()
         self.wfile.write(text.encode())

@@ -10,7 +10,7 @@ import pytest
 from infra.cli.api import complaint
 from infra.cli.reading import Reading
 from infra.cli.sse import Event, Parser
-from infra.cli.words import end, job_words, line_words, waiting_words
+from infra.cli.words import counts_words, end, job_words, line_words, waiting_words
 from shared.events import encode, sse
 from tests.support.wire import golden
 
@@ -129,6 +129,17 @@ def test_why_a_batch_waits(waiting: dict[str, Any] | None, words: str) -> None:
     said = waiting_words({"waiting": waiting})
     assert said.startswith(words)
     assert bool(said) == bool(words)
+
+
+def test_an_open_batch_of_which_all_is_done_waits_for_more() -> None:
+    counts = {"queued": 0, "processing": 0, "completed": 2, "failed": 0, "cancelled": 0, "total": 2}
+    assert counts_words({"counts": counts, "open": True}) == "2 of 2 so far done, waiting for more jobs"
+    assert counts_words({"counts": counts, "open": False}) == "2 of 2 done"
+    assert counts_words({"counts": counts | {"queued": 1, "total": 3}, "open": True}) == "2 of 3 so far done"
+
+
+def test_one_job_ahead_is_one_job() -> None:
+    assert waiting_words({"waiting": {"reason": "behind", "ahead": 1}}) == "1 job ahead in the queue"
 
 
 def test_what_others_wrote_cannot_steer_the_terminal() -> None:

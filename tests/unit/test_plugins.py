@@ -36,6 +36,8 @@ BAD_NAME = Plugin(kind=structs.replace(KIND, name="Pages!"), handler="json:dumps
 BAD_QUEUE = Plugin(kind=structs.replace(KIND, queue="a:b"), handler="json:dumps")
 BAD_PLACE = Plugin(kind=KIND, handler="json.dumps")
 BAD_LIMITS = Plugin(kind=structs.replace(KIND, max_attempts=0), handler="json:dumps")
+NO_RATE = Plugin(kind=structs.replace(KIND, rate=0), handler="json:dumps")
+MUCH_AT_ONCE = Plugin(kind=structs.replace(KIND, concurrency=2**31), handler="json:dumps")
 BAD_PARAMS = Plugin(kind=structs.replace(KIND, params=Undescribed), handler="json:dumps")
 
 
@@ -57,6 +59,8 @@ def test_a_kind_is_added() -> None:
         ("BAD_QUEUE", KIND.name, "a queue's name is made of"),
         ("BAD_PLACE", KIND.name, "module:name, not as json.dumps"),
         ("BAD_LIMITS", KIND.name, "make no sense"),
+        ("NO_RATE", KIND.name, "more than 0, and 1000000 at most"),
+        ("MUCH_AT_ONCE", KIND.name, "more than 0, and 1000000 at most"),
         ("BAD_PARAMS", KIND.name, "its parameters cannot be described"),
     ],
 )

@@ -69,9 +69,15 @@ function showTimes() {
     parts.push(batch.finishedAt === null ? `running for ${took}` : `took ${took}`);
   }
   if (batch.finishedAt === null) {
-    parts.push(timeLeft(), waiting(batch.waiting));
+    parts.push(timeLeft(), waiting(batch.waiting), idle());
   }
   say($("times"), parts.filter(Boolean).join(", "));
+}
+
+/** An open batch does not end when all that it has is done: it had better say so than stand at 100 %. */
+function idle() {
+  const { queued, processing } = batch.counts;
+  return batch.open && !queued && !processing ? "waiting for more jobs" : "";
 }
 
 /** The server's estimate, less what has passed since it was heard; an empty text where it has none. */

@@ -40,6 +40,9 @@ export function span(low, likely, high) {
     return `about ${rough(Math.max(1, likely)).join(" ")}`;
   }
   const [[least, unit], [most, other]] = [rough(low), rough(high)];
+  if (least === most && unit === other) {
+    return `about ${most} ${other}`;
+  }
   if (least === 0) {
     return `up to ${most} ${other}`;
   }
