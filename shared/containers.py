@@ -13,6 +13,7 @@ from typing import IO, Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
+from docker.types import LogConfig
 from requests import RequestException
 
 from shared.kit.children import began, ended, keep_guard
@@ -24,6 +25,10 @@ JOB, ATTEMPT = "headway.job", "headway.attempt"
 
 _PATIENCE = 10
 """Seconds for one answer of the engine; the end and the output of a container take as long as it does."""
+
+_LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
+"""What the engine keeps of a container's output: without a limit one that never ends fills its disk. It is large, for
+what has not been read by then is lost, and a container writes faster than its job's lines are stored."""
 
 _USUAL = "unix:///var/run/docker.sock"
 
@@ -53,6 +58,7 @@ def run_container(
     one, `none` for none. It has no capabilities and cannot gain any. Returns the exit status; with `check` any
     but 0 raises JobError(code="command_failed"). Raises Fatal if there is no such image, or the engine refuses what it
     is asked for, and Retryable if it cannot be reached. What an earlier attempt of the job left is removed.
+    Of output the engine keeps 512 MiB: of more than that, faster than it is read, some is left out.
     """
     options: dict[str, Any] = {
         "command": list(command) or None,
@@ -64,6 +70,7 @@ def run_container(
         "network_mode": network,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
+        "log_config": _LOG,
         "init": True,  # it hands signals on, and collects what its own processes leave
         "labels": {JOB: str(job.id), ATTEMPT: str(job.attempt)},
     }
@@ -124,7 +131,14 @@ class _Running:
             with suppress(*_FAILURES):
                 if self._end is None and grace:
                     self._container.stop(timeout=int(grace))
-                self._container.remove(force=True, v=True)
+        finally:  # whatever became of that, also when this thread is made to leave the wait
+            self._remove()
+
+    def _remove(self) -> None:
+        try:
+            with suppress(*_FAILURES):
+                with suppress(NotFound):  # somebody else was quicker
+                    self._container.remove(force=True, v=True)
                 ended(self._guarded)
         finally:
             self.output.close()  # the reader's next write fails, and ends it

@@ -81,18 +81,21 @@ def estimate(row: Any, now: datetime) -> Estimate | None:
             wait = max(0.0, row.next_due.timestamp() - moment)
         if not wait and moment - pace.at > _STALLED:
             return None
-    found = forecast(pace, queued=row.queued, processing=row.processing, now=moment)
+    percent = (row.progress_sum - 100 * (row.completed + row.failed + row.cancelled)) / max(1, row.processing)
+    found = forecast(pace, queued=row.queued, processing=row.processing, now=moment, percent=percent)
     if found is None:
         return None
     low, seconds, high = (round(wait + value, 1) for value in (found.low, found.seconds, found.high))
     return Estimate(seconds, low, high)
 
 
-def forecast(pace: Pace, *, queued: int, processing: int, now: float) -> Estimate | None:
-    """For so many jobs that are left, at `now` in seconds since 1970."""
+def forecast(pace: Pace, *, queued: int, processing: int, now: float, percent: float = 0.0) -> Estimate | None:
+    """For so many jobs that are left, at `now` in seconds since 1970; `percent`: reported by those under way, on the
+    average.
+    """
     left, passed = queued + processing, max(0.0, now - pace.at)
     under_way = running(pace, processing, passed)
-    lengths = fit(pace, under_way)
+    lengths = fit(pace, under_way, percent)
     slots = min(left, max(_IDLE, _parallel(pace, processing, passed)))
     if lengths is None or not left:
         return None

@@ -9,7 +9,7 @@ import math
 
 from msgspec import Struct, structs
 
-from shared.pace import SHORTEST, History, Pace
+from shared.pace import NORMAL, SHORTEST, History, Pace
 
 _USUAL = (1.0, 3.0)
 """The spread of the logarithms that is thought likely beforehand, and how many jobs it takes to outweigh that."""
@@ -26,6 +26,27 @@ _KIND = (40.0, 100.0)
 
 _BETWEEN = 0.03
 """The least variance (of logarithms) from one batch of a kind to the next."""
+
+_OUTSIDE = 0.02
+"""How many batches take longer than their kind's history has it by more than chance: new inputs, another machine."""
+_AGAIN = math.log(2)
+"""By how much longer these do, as a logarithm, on the average: so what has lasted for longer than the history lets
+expect is likely to last as long again."""
+_POINTS, _STEP = 24, 0.15
+"""How many levels are weighed of those that are as the history has it, and as many beyond what it lets expect: these a
+step of a logarithm apart, so that they reach a little farther than anything that is reported."""
+_LIKELY = tuple(NORMAL.inv_cdf((number + 0.5) / _POINTS) for number in range(_POINTS))
+_ALIKE = 3.0
+"""As how many independent jobs those under way count at most: the shortest of a kind may well all take longer than a
+log-normal distribution has it, however many of them there are."""
+_LEAST = 5.0
+"""Per cent that jobs under way must have reported, on the average, for that to tell a length: less may be rounding."""
+_REPORTED = (0.5, 0.2)
+"""How far off that is, a standard deviation of logarithms, for handlers count steps and not seconds: of what is left,
+and of all."""
+
+_PLAIN = 2.0
+"""Standard deviations above its kind's history that a batch may be by chance: beyond them the history is given up."""
 
 _WEIGHT = 0.75
 """Of how many equally weighted jobs a weighted one is worth: see Pace."""
@@ -105,10 +126,10 @@ def running(pace: Pace, jobs: int, passed: float) -> list[Running]:
     return [Running(age - apart, jobs / 2), Running(age + apart, jobs / 2)]
 
 
-def fit(pace: Pace, under_way: list[Running]) -> Lengths | None:
-    """None: there is nothing to go by."""
+def fit(pace: Pace, under_way: list[Running], percent: float = 0.0) -> Lengths | None:
+    """None: there is nothing to go by. `percent`: what those under way have reported, on the average."""
     if not pace.completed:
-        return None if pace.history is None else _stretched(_fit_history(pace.history), under_way)
+        return None if pace.history is None else _stretched(_fit_history(pace.history, under_way, percent), under_way)
     history, jobs = pace.history, _WEIGHT * pace.completed
     others = sum(group.jobs for group in under_way)
     usual, weight = _usual_spread(pace), _USUAL[1]
@@ -135,6 +156,7 @@ def fit(pace: Pace, under_way: list[Running]) -> Lengths | None:
     doubt = (spread**2 + spread**4 / 2) / (jobs if history is None else seen)
     if history is not None:
         between = _between(history)
+        between += max(0.0, mean - history.level - _PLAIN * math.sqrt(between + spread * spread / jobs)) ** 2
         mean += doubt / (doubt + between) * (history.level - mean)
         doubt = doubt * between / (doubt + between)
     unseen = _unseen(pace.completed, others, tail) if history is None else 0.0
@@ -150,12 +172,44 @@ def _lasting(age: float, middle: float, spread: float) -> float:
     return math.exp(min(50.0, middle + spread * spread / 2)) * longer
 
 
-def _fit_history(history: History) -> Lengths:
-    """Of a batch of which nothing has ended yet."""
+def _fit_history(history: History, under_way: list[Running], percent: float) -> Lengths:
+    """Of a batch of which nothing has ended yet. That it has not is what is known of it: the older those under way, the
+    less likely is a level at which they would have ended.
+    """
     spread = max(_EVEN, math.sqrt(history.within))
     tail = max(_EVEN, history.tail)
-    middle = history.level - spread * spread / 2
-    return Lengths(middle, spread, tail, tail, math.exp(history.level), math.sqrt(_between(history)), 0.0)
+    level, variance = history.level, _between(history)
+    if under_way:
+        level, variance = _level(level, variance, spread, tail, under_way, percent)
+    return Lengths(level - spread * spread / 2, spread, tail, tail, math.exp(level), math.sqrt(variance), 0.0)
+
+
+def _level(
+    level: float, variance: float, spread: float, tail: float, under_way: list[Running], percent: float
+) -> tuple[float, float]:
+    """The mean and the variance of what the level of a batch may be, of which so many jobs have lasted until now."""
+    few = min(1.0, _ALIKE / sum(group.jobs for group in under_way))
+    ages = [(math.log(max(SHORTEST, group.age)), group.jobs * few) for group in under_way]
+    # at a level below this the oldest would have ended: only above it is it worth looking for those outside
+    least = max(level, ages[-1][0] - tail)
+    points = [(level + math.sqrt(variance) * far, (1 - _OUTSIDE) / _POINTS) for far in _LIKELY]
+    beyond = [least + (number + 0.5) * _STEP for number in range(_POINTS)]
+    points += [(point, _OUTSIDE * math.exp((level - point) / _AGAIN) * _STEP / _AGAIN) for point in beyond]
+    part = min(100.0, percent) / 100
+    off = math.hypot(_REPORTED[0] * (1 - part), _REPORTED[1])
+    reported = max(level, ages[-1][0] - math.log(part)) if percent >= _LEAST else None  # it may only make it longer
+    total = first = second = 0.0
+    for point, before in points:
+        weight = before
+        for age, jobs in ages:
+            above = age - point + spread * spread / 2
+            weight *= (0.5 * math.erfc(above / (tail if above > 0 else spread) * ROOT)) ** jobs
+        if reported is not None:
+            weight *= math.exp(-(((point - reported) / off) ** 2) / 2)
+        total, first, second = total + weight, first + weight * point, second + weight * point * point
+    if total <= 0:
+        return least, _AGAIN * _AGAIN
+    return first / total, max(variance, second / total - (first / total) ** 2)
 
 
 def _unseen(completed: int, others: float, tail: float) -> float:

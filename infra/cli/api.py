@@ -1,7 +1,7 @@
 """Headway's HTTP interface, as much of it as the commands need."""
 
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -48,6 +48,11 @@ class Api:
         """`key`: the same one and the same submission again make no second batch."""
         more = {} if key is None else {"Idempotency-Key": key}
         return self._ask("POST", "/api/batches", more=more, json=submission)
+
+    def add_jobs(self, batch_id: str, jobs: Sequence[Mapping[str, Any]], *, key: str | None = None) -> dict[str, Any]:
+        """To an open batch; `key`: the same one and the same jobs again add nothing more."""
+        more = {} if key is None else {"Idempotency-Key": key}
+        return self._ask("POST", f"/api/batches/{batch_id}/jobs", more=more, json={"jobs": jobs})
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         return self._ask("GET", f"/api/batches/{batch_id}")

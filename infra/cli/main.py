@@ -15,7 +15,7 @@ from infra.cli.migrate import migrate
 from infra.cli.run import run
 from infra.cli.services import api, stream
 from infra.cli.smoke import smoke
-from infra.cli.submit import submit
+from infra.cli.submit import add, submit
 from infra.cli.token import token
 from infra.cli.watch import watch
 from infra.cli.worker import worker
@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(run, api, worker, stream, migrate, token, submit, watch, logs, timeline),
+    *(run, api, worker, stream, migrate, token, submit, add, watch, logs, timeline),
     *(pause, resume, close, cancel, retry, delete, smoke),
 ):
     app.command()(command)

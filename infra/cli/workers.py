@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
+from infra.cli.errors import CliError
 from infra.cli.target import ADMIN, TokenOption, Url, find_api
 from infra.cli.words import plain
 
@@ -34,6 +36,10 @@ def drain(
     token: TokenOption = None,
 ) -> None:
     """Let a worker finish what it runs, and leave. Whoever keeps it alive starts another in its place."""
+    try:
+        UUID(worker_id)
+    except ValueError:
+        raise CliError(f"{worker_id} is not a worker's id; `headway workers` shows them") from None
     with find_api(url, token, scope=ADMIN) as api:
         worker = api.drain_worker(worker_id)
     print(plain(f"{worker['status']}: process {worker['pid']} on {worker['host']} runs {worker['running']} more"))

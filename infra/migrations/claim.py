@@ -34,6 +34,12 @@ _LANES = f"""
 # How many of a lane's jobs are reserved or run.
 _HELD = "SELECT count(*) FROM jobs j WHERE j.batch_id = lane_id AND j.lease_token IS NOT NULL"
 
+# When a kind's next start is due; null where that is further ahead than its rate can have put it: then the server's
+# clock has been set back, or the rate was another one, and nobody is to wait for that.
+_DUE = """
+    CASE WHEN t.due <= moment + (GREATEST({rate}, 1) / {rate} + 1) * interval '1 second' THEN t.due END
+"""
+
 CLAIM = f"""
 CREATE FUNCTION headway_claim(
     of_queue text, wanted int, token uuid, lease float8,
@@ -81,6 +87,7 @@ DECLARE
     lane_id uuid;
     most int;
     room int;                     -- below the batch's concurrency
+    kind_rate float8;
     kind_left int;
     given int;
     rests boolean;
@@ -168,7 +175,8 @@ BEGIN
                 SELECT jsonb_object_agg(u.kind, LEAST(
                     u.most - (SELECT coalesce(sum(h.jobs), 0) FROM leased h WHERE h.kind = u.kind),
                     -- GCRA: starts that follow one another evenly, a second's worth of which (or one) may come at once
-                    floor(u.rate * extract(epoch FROM moment - GREATEST(t.due, moment)) + GREATEST(u.rate, 1) + 1e-6)
+                    floor(u.rate * extract(epoch FROM moment - GREATEST({_DUE.format(rate="u.rate")}, moment))
+                        + GREATEST(u.rate, 1) + 1e-6)
                 ))
                 FROM unnest(limited_kinds, kind_limits, kind_rates) AS u (kind, most, rate)
                 LEFT JOIN kind_turns t ON t.kind = u.kind
@@ -305,12 +313,13 @@ BEGIN
                                     IF kind_left <= 0 THEN
                                         kinds := array_remove(kinds, lane_kinds[i]);
                                     END IF;
+                                    kind_rate := kind_rates[array_position(limited_kinds, lane_kinds[i])];
                                     INSERT INTO kind_turns AS t (kind, due)
-                                    SELECT u.kind, moment + given / u.rate * interval '1 second'
-                                    FROM unnest(limited_kinds, kind_rates) AS u (kind, rate)
-                                    WHERE u.kind = lane_kinds[i] AND u.rate IS NOT NULL
+                                    SELECT lane_kinds[i], moment + given / kind_rate * interval '1 second'
+                                    WHERE kind_rate IS NOT NULL
                                     ON CONFLICT (kind) DO UPDATE
-                                    SET due = GREATEST(t.due, moment) + (excluded.due - moment);
+                                    SET due = GREATEST({_DUE.format(rate="kind_rate")}, moment)
+                                        + (excluded.due - moment);
                                 END IF;
                             END IF;
                             CONTINUE WHEN given = most AND (lane_limits[i] IS NULL OR given < room);

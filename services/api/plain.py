@@ -67,7 +67,8 @@ def read_plain(body: bytes, settings: Settings) -> Submission | None:
         return None
     if uploads is None or any(wrong_texts({"title": fields.title, "metadata": fields.metadata}, settings)):
         return None
-    if any(wrong_times({"runAfter": fields.run_after, "expiresAt": fields.expires_at})):
+    schedule = {"runAfter": fields.run_after, "expiresAt": fields.expires_at}
+    if any(wrong_times(schedule | {"after": fields.after, "afterAny": fields.after_any})):
         return None
     return Submission(kind, fields, list(fields.jobs), uploads, [], fields.after)
 

@@ -244,6 +244,8 @@ def wrong_times(value: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(name, f"lies more than {FURTHEST.days} days ahead")
         elif name == "expiresAt" and moment is not None and moment <= now:
             yield FieldError(name, "lies in the past")
+    if value.get("afterAny") is True and value.get("after") is None:
+        yield FieldError("afterAny", "says nothing without after, the batch to follow")
 
 
 def wrong_texts(value: dict[str, Any], settings: Settings) -> Iterator[FieldError]:

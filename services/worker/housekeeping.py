@@ -33,6 +33,9 @@ _ROUND = 1.0
 _MANY = 100
 """Uploads in one round."""
 
+_TURNS = 1000
+"""Turns in one round, of owners who have nothing unfinished any more."""
+
 _FORGOTTEN = 4
 """Leases after which a worker that is not heard of is no longer shown as lost."""
 
@@ -76,6 +79,7 @@ class Housekeeping:
             if connection is not None:
                 connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})
                 connection.execute(queries.FORGET_WORKERS, {"silence": _FORGOTTEN * self._settings.lease})
+                connection.execute(queries.FORGET_TURNS, {"rows": _TURNS})  # last: claims may wait for these rows
                 connection.commit()
         self._forget_listeners()
         return batches or uploads

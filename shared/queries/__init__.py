@@ -25,7 +25,7 @@ from shared.queries.changing import (
     UPDATE_BATCH,
     UPDATE_JOBS,
 )
-from shared.queries.claiming import CLAIM, RELEASE, RELEASE_CLAIMS, RELEASE_EXPIRED, RUNNABLE, WAKE_LANE
+from shared.queries.claiming import CLAIM, FORGET_TURNS, RELEASE, RELEASE_CLAIMS, RELEASE_EXPIRED, RUNNABLE, WAKE_LANE
 from shared.queries.creating import ADD_BATCH, ADD_LANE, COPY_JOBS, EXPIRE_KEYS, FIND_KEY, PREDECESSOR, TAKE_KEY
 from shared.queries.deleting import (
     DELETE_BATCH,
@@ -113,6 +113,7 @@ __all__ = [
     "FIND_KEY",
     "FORGET_LISTENERS",
     "FORGET_NEWS",
+    "FORGET_TURNS",
     "FORGET_WORKERS",
     "HELD",
     "JOB",

@@ -92,3 +92,15 @@ WAKE_LANE = text("""
     FROM batches b
     WHERE l.batch_id = :batch_id AND b.id = l.batch_id
 """)
+
+# Whose turn it was among the batches of owners who have none any more, :rows at most. What a claim is writing just now
+# is left alone.
+FORGET_TURNS = text("""
+    DELETE FROM owner_turns t
+    USING (
+        SELECT f.queue, f.priority, f.owner FROM owner_turns f
+        WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.queue = f.queue AND l.owner = f.owner)
+        LIMIT :rows FOR UPDATE OF f SKIP LOCKED
+    ) gone
+    WHERE t.queue = gone.queue AND t.priority = gone.priority AND t.owner = gone.owner
+""")

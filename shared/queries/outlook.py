@@ -6,8 +6,8 @@ from sqlalchemy import text
 # nothing of it runs, and its row does not say why.
 OUTLOOK = text("""
     SELECT b.id, b.version, b.status, b.kind, b.owner, b.priority, b.concurrency, b.queued, b.processing, b.completed,
-        b.failed, b.cancelled, b.total, b.delayed, b.next_due, b.paused, b.cancel_requested, b.open, b.run_after,
-        b.after_batch, b.held, b.pace, b.started_at, b.finished_at, l.queue,
+        b.failed, b.cancelled, b.total, b.progress_sum, b.delayed, b.next_due, b.paused, b.cancel_requested, b.open,
+        b.run_after, b.after_batch, b.held, b.pace, b.started_at, b.finished_at, l.queue,
         (SELECT t.due FROM kind_turns t WHERE t.kind = b.kind) AS due,
         (SELECT p.pace FROM paces p WHERE p.kind = b.kind) AS kind_pace,
         b.processing = 0 AND b.queued > 0 AND NOT b.paused AND NOT b.held AND NOT b.cancel_requested

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 
 from infra.cli.demo import PHOTOS
@@ -130,6 +131,22 @@ def test_a_batch_is_controlled_from_the_command_line(run: Run) -> None:
     assert "no job of the batch has failed" in run.headway("retry", batch_id).stderr
     assert run.headway("delete", batch_id).stdout == "deleted\n"
     assert run.headway("watch", batch_id).returncode == 5
+
+
+def test_jobs_are_added_from_the_command_line_to_a_batch_with_wishes(run: Run) -> None:
+    quick = ("--params", '{"steps": 1, "stepMs": 1}')
+    wishes = ("--priority", "-7", "--concurrency", "3", "--open", "--jobs", "2")
+    batch_id, page = run.headway("submit", "rehearsal", *quick, *wishes).stdout.split()
+    with psycopg.connect(run.running.database_url) as connection:
+        query = "SELECT priority, concurrency FROM batches WHERE id = %s"
+        assert connection.execute(query, (batch_id,)).fetchone() == (-7, 3)
+    for _ in range(2):
+        more = run.headway("add", page, *quick, "--jobs", "3", "--key", f"more of {batch_id}")
+        assert more.returncode == 0, more.stderr
+    assert run.headway("close", batch_id).returncode == 0
+    assert "5 of 5" in run.headway("watch", batch_id).stdout
+    closed = run.headway("add", batch_id, *quick)
+    assert (closed.returncode, closed.stdout) == (2, "")
 
 
 def test_a_log_and_a_history_are_read_from_the_command_line(run: Run) -> None:

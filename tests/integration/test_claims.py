@@ -1,7 +1,7 @@
 """Claims: in which order, within which limits, and which lanes are looked at again."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -293,6 +293,22 @@ def test_a_rate_below_one_a_second_lets_one_start(engine: sa.Engine, take: Take)
     limit = {"kinds": ["rehearsal"], "kind_limits": [None], "kind_rates": [0.001]}
     assert len(take(8, **limit)) == 1
     assert take(8, **limit) == []
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(4.0, 4), (0.01, 1)])
+def test_a_server_whose_clock_was_set_back_does_not_hold_up_a_kind(
+    engine: sa.Engine, take: Take, rate: float, burst: int
+) -> None:
+    make_batch(engine, 20)
+    limit = {"kinds": ["rehearsal"], "kind_limits": [None], "kind_rates": [rate]}
+    with engine.begin() as connection:
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        connection.execute(sa.insert(models.kind_turns).values(kind="rehearsal", due=tomorrow))
+    assert len(take(8, **limit)) == burst
+    with engine.connect() as connection:
+        due = connection.execute(sa.select(models.kind_turns.c.due)).scalar_one()
+    assert due < tomorrow - timedelta(hours=23), "it counts from now again"
+    assert len(take(8, **limit)) <= 1  # of what comes while this runs
 
 
 # -- shares

@@ -12,8 +12,11 @@ from uuid import uuid4
 import docker
 import pytest
 from docker.errors import NotFound
+from docker.models.containers import Container
+from requests import ReadTimeout
 
 from shared.containers import ATTEMPT, JOB, run_container
+from shared.kit import children
 from shared.updates import Fatal, Job, JobError, Log, Update
 from tests.support.batches import wait_for
 from tests.support.engines import docker_engine
@@ -39,6 +42,11 @@ def job(tmp_path: Path) -> Job:
 def left(engine: docker.DockerClient, job: Job) -> list[str]:
     found = engine.containers.list(all=True, filters={"label": f"{JOB}={job.id}"}, ignore_removed=True)
     return [container.id for container in found if container.id]
+
+
+def guarded() -> set[int | str]:
+    """What the guard would end if this process ended now."""
+    return {*children._guard._left}
 
 
 def texts(said: list[Update]) -> list[str]:
@@ -84,7 +92,15 @@ def test_it_is_held_to_its_limits(engine: docker.DockerClient, job: Job) -> None
     assert (held["Memory"], held["MemorySwap"], held["NanoCpus"], held["PidsLimit"]) == (2**26, 2**26, 5 * 10**8, 20)
     assert (held["NetworkMode"], held["CapDrop"], held["Privileged"]) == ("none", ["ALL"], False)
     assert container.labels[ATTEMPT] == "2"
+    assert held["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "256m", "max-file": "2"}}
     running.close()
+
+
+def test_of_much_output_that_comes_at_once_nothing_is_lost(engine: docker.DockerClient, job: Job) -> None:
+    script = "for n in range(600): print(n, 'x' * 60_000, flush=True)"
+    said, _ = driven(run_container(job, IMAGE, ["python3", "-c", script], each=lambda line: Log(line.split()[0])))
+    assert texts(said) == [str(n) for n in range(600)]
+    assert left(engine, job) == []
 
 
 def test_it_ends_with_its_job_also_if_it_does_not_want_to(engine: docker.DockerClient, job: Job) -> None:
@@ -136,6 +152,22 @@ def test_one_that_somebody_else_removes_has_failed(engine: docker.DockerClient, 
     engine.containers.get(left(engine, job)[0]).remove(force=True)
     with pytest.raises(JobError):
         driven(running)
+    assert not guarded(), "there is nothing to end any more"
+
+
+def test_one_that_cannot_be_asked_to_end_is_removed_all_the_same(
+    engine: docker.DockerClient, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise ReadTimeout("the engine took too long")
+
+    monkeypatch.setattr(Container, "stop", busy)
+    running = run_container(job, IMAGE, STUBBORN)
+    wait_for(lambda: next(running), "a line")
+    assert guarded()
+    running.close()
+    assert left(engine, job) == []
+    assert not guarded()
 
 
 def test_an_image_that_is_not_there_is_not_tried_again(engine: docker.DockerClient, job: Job) -> None:

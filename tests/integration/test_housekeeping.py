@@ -219,3 +219,29 @@ def test_an_unfinished_batch_is_never_deleted(engine: sa.Engine) -> None:
     with engine.begin() as connection, pytest.raises(Unfinished, match="QUEUED"):
         delete_batch(connection, batch_id, upload_ttl=DAY)
     assert batch_row(engine, batch_id).status == "QUEUED"
+
+
+def test_an_owners_turn_is_kept_as_long_as_there_is_something_unfinished(
+    engine: sa.Engine, housekeeping: Housekeeping, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turns() -> set[tuple[str, str, int]]:
+        with engine.connect() as connection:
+            columns = models.owner_turns.c
+            return {(*row,) for row in connection.execute(sa.select(columns.queue, columns.owner, columns.priority))}
+
+    monkeypatch.setattr(housekeeping_module, "_TURNS", 2)
+    batch_id = make_batch(engine)  # in the queue `default`
+    kept = {("default", OWNER, 0), ("default", OWNER, 7)}
+    gone = {("default", "bert", 0), ("photos", OWNER, 0), ("photos", OWNER, 3)}
+    with engine.begin() as connection:
+        for queue, owner, priority in kept | gone:
+            row = {"queue": queue, "owner": owner, "priority": priority, "batch_id": batch_id}
+            connection.execute(sa.insert(models.owner_turns).values(row))
+    with held(settings.database_url, "SELECT FROM owner_turns WHERE owner = 'bert' FOR UPDATE"):
+        housekeeping.round()
+        assert turns() == kept | {("default", "bert", 0)}, "it waits for no claim"
+    housekeeping.round()
+    assert turns() == kept
+    cancel(engine, batch_id)
+    housekeeping.round()
+    assert turns() == set()

@@ -29,6 +29,7 @@ from tests.support.filled import (
     OWNER,
     RESERVED,
     TOKEN,
+    TURNS,
     WORKERS,
     batch_id,
     fill,
@@ -38,8 +39,11 @@ from tests.support.filled import (
 )
 from tests.support.plans import Mode, explain
 
-SMALL = frozenset({"installation", "kind_turns", "lanes", "listeners", "paces", "queue_turns", "workers"})
-"""May be read from end to end: one row, or a narrow one for each kind, priority, listener, process, live batch."""
+SMALL = frozenset(
+    {"installation", "kind_turns", "lanes", "listeners", "owner_turns", "paces", "queue_turns", "workers"}
+)
+"""May be read from end to end: one row, or a narrow one for each kind, priority, listener, process, live batch, and
+for each owner of one."""
 
 VERSION = 20_000
 SOME = 100
@@ -519,6 +523,9 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "LEASED": [Case(reads="ix_jobs_leased | ix_jobs_leased + pk_lanes", visits=LEASED + LANES, blind=None)],
+    "FORGET_TURNS": [
+        Case(given={"rows": 100}, reads="pk_owner_turns | ", visits=TURNS + LANES + 2 * 100, blind=None),
+    ],
     # workers
     "BEAT": [Case(given=BEAT, reads="pk_workers")],
     "LEAVE": [Case(given={"id": worker_id(1)}, reads="pk_workers", visits=1)],

@@ -162,6 +162,12 @@ def test_what_is_no_time_or_too_far_away_is_named(anna: httpx.Client) -> None:
             assert sorted(wrong_paths(anna.post("/api/batches", json=body))) == sorted(["jobs[0].params.steps", name])
 
 
+def test_how_another_ended_means_nothing_without_another(anna: httpx.Client) -> None:
+    for fields in ({"afterAny": True}, {"afterAny": True, "after": None}):
+        assert wrong_paths(anna.post("/api/batches", json=rehearsal(**fields))) == ["afterAny"]
+    assert wrong_paths(anna.post("/api/batches", json=rehearsal(afterAny=True, after="the last"))) == ["after"]
+
+
 # Another batch to follow
 
 
@@ -352,7 +358,7 @@ def test_a_batch_that_is_late_is_cancelled(
 ) -> None:
     given: dict[str, Any] = {"open": True} if "open" in fields else {}
     if "runAfter" in fields:
-        given["runAfter"] = ahead(3600)
+        given["runAfter"] = ahead(2000)
     if "after" in fields:
         given["after"] = str(planned(anna, runAfter=ahead(3600)))
     moment = ahead(3000)

@@ -38,7 +38,7 @@ SUBMISSION = {
     ],
 }
 
-PLANNED = stamp(datetime.now(UTC) + timedelta(days=1))
+PLANNED, LATER = (stamp(datetime.now(UTC) + timedelta(days=days)) for days in (1, 2))
 
 SHORTENED = {"text/html", "text/css", "text/javascript", "text/event-stream"}
 """Pages and files are what they are in this repository, and events have a file of their own."""
@@ -142,7 +142,7 @@ def record_what_follows(recorder: Recorder, batch_id: str, second: str) -> None:
 def record_more_jobs(recorder: Recorder) -> None:
     """Of a batch that is planned, and to which jobs are added."""
     ask = recorder.ask
-    planned = {"runAfter": PLANNED, "expiresAt": PLANNED, "open": True}
+    planned = {"runAfter": PLANNED, "expiresAt": LATER, "open": True}
     body = {"kind": "rehearsal", "title": "Later"}
     batch_id = ask("POST", "/api/batches", json=body | planned, note="planned, and open")["batchId"]
     more = {"jobs": SUBMISSION["jobs"]}

@@ -25,6 +25,8 @@ DUE = 300
 """Of 1,000 batches so many have news for the listener `one` that are to be told now."""
 OUTBOX = 3_201
 """Batches that have any for it."""
+TURNS = 3_000
+"""Of owners, only few of whom have a batch."""
 WORKERS = 1_000
 OWNER = "anna"
 """Of the big batch and of every fourth of the others."""
@@ -117,7 +119,7 @@ _FILL = f"""
     FROM generate_series(1, {WORKERS}) AS w;
 
     INSERT INTO owner_turns (queue, priority, owner, batch_id)
-    SELECT 'default', n % 3, 'owner ' || n, pg_temp.id(3000 + n % 1000, 0) FROM generate_series(1, 3000) AS n;
+    SELECT 'default', n % 3, 'owner ' || n, pg_temp.id(3000 + n % 1000, 0) FROM generate_series(1, {TURNS}) AS n;
 
     INSERT INTO listeners (name, seen_at) VALUES ('one', now()), ('two', now()), ('gone', now() - interval '2 days');
     INSERT INTO outbox (listener, batch_id, delivered, last, failures, due_at, token)

@@ -17,7 +17,9 @@ from tests.support.sse import Parser
 
 _KNOWN: dict[str, list[str]] = json.loads(os.environ["FUZZ_IDS"])
 
-_AHEAD = stamp(datetime.now(UTC) + timedelta(hours=1))
+_AHEAD = {
+    name: stamp(datetime.now(UTC) + timedelta(hours=hours)) for name, hours in (("runAfter", 1), ("expiresAt", 2))
+}
 
 _ADD = "POST /api/batches/{id}/jobs"
 
@@ -54,14 +56,16 @@ def _is_number(value: Any) -> bool:
 
 def _put_ahead(body: dict[str, Any]) -> None:
     """What is planned lies ahead, after a batch that there is; that too the document says in words."""
-    for name in ("runAfter", "expiresAt"):
+    for name, moment in _AHEAD.items():
         try:
             msgspec.convert(body.get(name), datetime)
         except msgspec.ValidationError:
             continue
-        body[name] = _AHEAD
+        body[name] = moment
     if "after" in body:
         body["after"] = _led(body["after"], _KNOWN["batches"], 0)
+    if body.get("after") is None and body.get("afterAny") is True:
+        body["afterAny"] = False
     if body.get("open") is True and body.get("kind") != "rehearsal":
         body["open"] = False  # what is added to it later is a rehearsal
 

@@ -33,7 +33,7 @@ def _nothing_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_every_command_has_help_without_loading_a_service() -> None:
     commands = ("run", "api", "worker", "stream", "migrate", "token", "submit", "watch", "smoke", "logs", "timeline")
-    commands += ("pause", "resume", "close", "cancel", "retry", "delete", "workers")
+    commands += ("add", "pause", "resume", "close", "cancel", "retry", "delete", "workers")
     program = (
         "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
         f"for name in {commands}: assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
@@ -208,6 +208,20 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_sent(tmp_path: Path
             listener.accept()
     assert done.returncode == 2
     assert "missing.jpg cannot be read" in done.stderr
+
+
+def test_what_cannot_be_meant_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    many, batch_id = json.dumps([{}] * 101), "01a1fc82-01a4-7517-9b80-cd8d30c00e94"
+    for words, arguments in {
+        "nope is not a worker's id; `headway workers` shows them": ("workers", "drain", "nope"),
+        "nope is not a batch's id": ("add", "nope"),
+        "10100 jobs are more than the 10000": ("add", batch_id, "--params", many, "--jobs", "100"),
+        "--priority": ("submit", "rehearsal", "--priority", "101"),
+        "--concurrency": ("submit", "rehearsal", "--concurrency", "0"),
+    }.items():
+        done = headway(tmp_path, *arguments, NO_COLOR="1")
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert words in done.stderr
 
 
 def test_a_server_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:

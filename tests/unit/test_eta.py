@@ -28,6 +28,10 @@ class Row(Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     queued: int = 40
     processing: int = 4
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    progress_sum: int = 0
     next_due: datetime | None = None
     pace: list[object] | None = None
 
@@ -141,6 +145,48 @@ def test_a_batch_overrules_what_its_kind_was_like() -> None:
     assert found.seconds == pytest.approx(11, rel=0.5)
 
 
+SHORT = History(5, math.log(1.5), 0.05, 0.1, 0.3)
+
+
+def begun(seconds: float, running: int, history: History = SHORT) -> Pace:
+    """Of a batch so many of whose jobs began together so long ago, and none has ended."""
+    pace = Pace(at=_NOW - seconds, history=history)
+    pace.tick(_NOW, running, moving=True)
+    return pace
+
+
+def test_jobs_that_outlast_what_their_kind_was_like_are_no_longer_taken_for_short() -> None:
+    """Three of 100 seconds and twenty of 20, four at once, after a history of one and two seconds."""
+    reported = the(estimate(row_of(begun(10, 3), queued=0, processing=3, progress_sum=24), at(0)))
+    assert reported.low < 90 < reported.high
+    assert reported.seconds > 30
+    silent = the(estimate(row_of(begun(10, 3), queued=0, processing=3), at(0)))
+    assert silent.seconds > 10
+    assert silent.high > 30
+    many = row_of(begun(17, 4), queued=16, processing=4)
+    for row in (many, replace(many, progress_sum=4 * 85)):
+        found = the(estimate(row, at(0)))
+        assert found.low < 83 < found.high
+        assert 16 * 17 / 4 < found.seconds < 3 * 83
+
+
+def test_the_first_to_complete_confirms_that_they_are_longer() -> None:
+    pace = begun(100, 1)
+    pace.complete(100)
+    found = the(estimate(row_of(pace, queued=5, processing=1, completed=1, progress_sum=100), at(0)))
+    assert found.seconds == pytest.approx(600, rel=0.5)
+    assert found.low < 600 < found.high
+
+
+def test_a_history_that_is_not_outlasted_is_believed() -> None:
+    """Whatever a few first reports of progress say."""
+    begin, later = (the(estimate(row_of(begun(age, 4, HISTORY), queued=36), at(0))) for age in (0.01, 5.0))
+    assert begin.seconds == pytest.approx(100, rel=0.2)
+    assert later.seconds == pytest.approx(100, rel=0.3)
+    told = the(estimate(row_of(begun(5, 4, HISTORY), queued=36, progress_sum=4 * 20), at(0)))
+    assert told.seconds == pytest.approx(100, rel=0.5)
+
+
 lengths = st.lists(st.floats(min_value=0, max_value=1e6), max_size=40)
 histories = st.none() | st.builds(
     History,
@@ -159,15 +205,22 @@ histories = st.none() | st.builds(
     queued=st.integers(0, 10_000),
     processing=st.integers(0, 64),
     passed=st.floats(0, 1e6),
+    percent=st.floats(-100, 200),
 )
 def test_whatever_happened_it_is_a_finite_time_within_its_bounds(
-    taken: list[float], failed: list[float], history: History | None, queued: int, processing: int, passed: float
+    taken: list[float],
+    failed: list[float],
+    history: History | None,
+    queued: int,
+    processing: int,
+    passed: float,
+    percent: float,
 ) -> None:
     pace = pace_of(taken, running=processing, history=history)
     for seconds in failed:
         pace.fail(seconds)
         pace.retry(seconds)
-    found = forecast(pace, queued=queued, processing=processing, now=_NOW + passed)
+    found = forecast(pace, queued=queued, processing=processing, now=_NOW + passed, percent=percent)
     if found is None:
         assert not queued + processing or (not taken and history is None)
     else:
