@@ -26,9 +26,9 @@ JOB, ATTEMPT = "headway.job", "headway.attempt"
 _PATIENCE = 10
 """Seconds for one answer of the engine; the end and the output of a container take as long as it does."""
 
-_LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
-"""What the engine keeps of a container's output: without a limit one that never ends fills its disk. It is large, for
-what has not been read by then is lost, and a container writes faster than its job's lines are stored."""
+_LOG = LogConfig(type="none")
+"""The engine keeps nothing of a container's output: it would fill its disk, and reading it back from there loses lines
+that come too fast. We are attached instead, and a container waits until its output is read."""
 
 _USUAL = "unix:///var/run/docker.sock"
 
@@ -58,7 +58,6 @@ def run_container(
     one, `none` for none. It has no capabilities and cannot gain any. Returns the exit status; with `check` any
     but 0 raises JobError(code="command_failed"). Raises Fatal if there is no such image, or the engine refuses what it
     is asked for, and Retryable if it cannot be reached. What an earlier attempt of the job left is removed.
-    Of output the engine keeps 512 MiB: of more than that, faster than it is read, some is left out.
     """
     options: dict[str, Any] = {
         "command": list(command) or None,
@@ -110,12 +109,19 @@ class _Running:
         self._writing = os.fdopen(writing, "wb", buffering=0)
         self._reader = Thread(target=self._read, name="container", daemon=True)
         try:
+            self._said = self._container.attach(stream=True, stdout=True, stderr=True)  # before it says anything
             self._container.start()
         except BaseException:
+            self._detach()
             self._writing.close()
             self.end(0)
             raise
         self._reader.start()
+
+    def _detach(self) -> None:
+        with suppress(OSError, AttributeError):  # it has ended, or never begun
+            self._said.close()
+            self._said._response.close()  # noqa: SLF001  # the SDK leaves the connection to the garbage collector
 
     @property
     def status(self) -> int | None:
@@ -148,8 +154,9 @@ class _Running:
     def _read(self) -> None:
         """In a thread: the SDK can only wait."""
         with suppress(OSError, ValueError, *_FAILURES):
-            for data in self._container.logs(stream=True, follow=True):
+            for data in self._said:
                 self._writing.write(data)
+        self._detach()
         try:
             self._end = int(self._container.wait()["StatusCode"])
         except (*_FAILURES, KeyError):

@@ -92,7 +92,7 @@ def test_it_is_held_to_its_limits(engine: docker.DockerClient, job: Job) -> None
     assert (held["Memory"], held["MemorySwap"], held["NanoCpus"], held["PidsLimit"]) == (2**26, 2**26, 5 * 10**8, 20)
     assert (held["NetworkMode"], held["CapDrop"], held["Privileged"]) == ("none", ["ALL"], False)
     assert container.labels[ATTEMPT] == "2"
-    assert held["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "256m", "max-file": "2"}}
+    assert held["LogConfig"]["Type"] == "none"
     running.close()
 
 

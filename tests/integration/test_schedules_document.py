@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def place(address: str, settings: Settings, tmp_path: Path) -> dict[str, str]:
     """An environment in which the commands of the document find what they name."""
     command = tmp_path / "bin" / "headway"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m infra.cli.main "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m infra.cli.main "$@"\n')
     command.chmod(0o755)
     token = issue_token(settings, OWNER, scope="write")
     (tmp_path / "token").write_text(token)
