@@ -37,9 +37,6 @@ class Running:
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
 
-    def add(self, run: Run) -> None:
-        self._runs.add(run)
-
     def begin(self, runs: Iterable[Run]) -> None:
         """They were started. One of the same job that is here already is not that any more: its lease was over, nobody
         had told it, and this process got the job again.

@@ -35,7 +35,7 @@ def begin(ledger: Ledger) -> Callable[[Handler], tuple[Run, Thread]]:
     def beginning(handler: Handler) -> tuple[Run, Thread]:
         job = Job(uuid4(), uuid4(), "anna", "job", 1, uploads=Path())
         run = Run(job, "k", {}, uuid4(), failures=0, last_line=0)
-        ledger._runs.add(run)
+        ledger._runs.begin([run])
         runner = Runner(ledger, {"k": Kind(name="k", title="", params=Struct)}, {"k": handler}, max_result=100)
         thread = Thread(target=runner.run, args=(run,))
         thread.start()
