@@ -6,7 +6,7 @@
 PYTHON ?= python3
 DEMO ?= 1
 BIN := .venv/bin
-GROUPS := dev api worker stream migrate run
+GROUPS := dev api worker stream migrate tracing cli run go
 
 # A stamp counts only in an environment that is complete and was made for this place (infra/ci/environment.sh).
 ifneq "$(shell test -x $(BIN)/python && cat .venv/place 2>/dev/null)" "$(CURDIR)"
@@ -28,6 +28,9 @@ run: .venv/run.stamp  ## start everything, with a demonstration (DEMO=0: without
 test: .venv/dev.stamp  ## run all tests on real servers (ARGS="-k name" for some)
 	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+stack: .venv/dev.stamp  ## build the images, bring the compose stack up and break it on purpose (needs Docker)
+	@exec $(BIN)/python -m pytest tests/deploy $(ARGS)
+
 check: lint types imports  ## everything else that CI looks at: lint, types, imports and the rules of this repository
 	@$(BIN)/python -m infra.ci
 
@@ -47,6 +50,9 @@ format: .venv/dev.stamp  ## let ruff format and fix what it can
 
 bench: .venv/dev.stamp  ## measure against baselines, about ten minutes, into docs/benchmarks.md (ARGS="--only NAME": print one)
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+env:  ## what `docker compose up` needs: .env with secrets, and a certificate (DOMAIN=progress.example.org)
+	@exec $(PYTHON) -m infra.dotenv $(if $(DOMAIN),--domain '$(DOMAIN)')
 
 smoke: .venv/run.stamp  ## check a running Headway from outside (URL and TOKEN; without them the one that runs here)
 	@exec $(BIN)/headway smoke $${URL:+"$$URL"} $${TOKEN:+--token "$$TOKEN"}
@@ -68,4 +74,4 @@ clean:  ## remove .venv, caches and build results; what Headway stored (HEADWAY_
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test bench check lint types imports format smoke detector lock notices clean remake
+.PHONY: help run test stack bench check lint types imports format env smoke detector lock notices clean remake

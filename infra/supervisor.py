@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from threading import Event, Lock, Thread
@@ -166,6 +166,18 @@ class Keeper:
             if self.pid:
                 self._renewing = True
                 self.part.signal(hard=False)
+
+    def end(self) -> None:
+        """Ends the process, which does not react any more; it is started again."""
+        with self._lock:
+            if self.pid:
+                self.part.signal(hard=True)
+
+    @contextlib.contextmanager
+    def between_starts(self) -> Iterator[int]:
+        """No process is being started meanwhile; the id of the one that there is, or 0."""
+        with self._lock:
+            yield self.pid
 
     def stop(self, *, hard: bool = False) -> None:
         """Asks the process to end, for good. Does not wait."""

@@ -10,10 +10,12 @@ from litestar import Litestar
 
 from services.api.app import create_app as create_api
 from services.stream.app import create_app as create_stream
+from shared.files import check_place
 from shared.settings import Settings
+from shared.web.metrics import ADDRESS, metrics_route
 from shared.web.serve import run_service, serve
 
-_STREAM = re.compile(r"/api/(batches/[^/]+/(stream|changes)|stream|ws)/?|/metrics/?")
+_STREAM = re.compile(r"/api/(batches/[^/]+/(stream|changes)|stream|ws)/?")
 
 
 class Web:
@@ -22,12 +24,17 @@ class Web:
     def __init__(self, api: Litestar, stream: Litestar) -> None:
         self.api = api
         self.stream = stream
+        self._metrics = Litestar(
+            [metrics_route(api.state.exposition, stream.state.exposition)], openapi_config=None, logging_config=None
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif _STREAM.fullmatch(scope["path"]):
             await self.stream(scope, receive, send)
+        elif scope["path"].rstrip("/") == ADDRESS:
+            await self._metrics(scope, receive, send)
         elif scope["path"] == "/health/ready":
             await self._ready(scope, receive, send)
         else:
@@ -58,6 +65,7 @@ class Web:
 
 
 def start(settings: Settings) -> None:
+    check_place(settings, writing=True)
     web = Web(create_api(settings), create_stream(settings))
     hub = web.stream.state.hub
     serve(web, host=settings.host, port=settings.port, on_exit=hub.drain, heartbeat=settings.heartbeat)

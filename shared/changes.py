@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from shared import queries
 from shared.channels import Frame, Publisher, make_frame, uncertain
 from shared.creation import NewJob, copy_jobs, new_job
-from shared.events import Delta, Failure, Job, Line, encode, stamp
+from shared.events import Artifact, Delta, Failure, Job, Line, encode, stamp
 from shared.jobs import (
     FINAL_BATCH,
     BatchStatus,
@@ -33,6 +33,7 @@ from shared.jobs import (
 from shared.kinds import KINDS
 from shared.pace import dump, load, load_history, remember
 from shared.rows import batch_of, counts_of, failure_text, job_of
+from shared.trace import CURRENT
 from shared.updates import Items, Level
 
 # The escape of a NUL, unless its backslash is itself escaped.
@@ -58,6 +59,9 @@ SUMMARY_SECONDS = 5
 """For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
 
 
+MOST_ARTIFACTS = 100
+"""Of one job, those of all its attempts together: readers get the list with every change of it."""
+
 _MOST_SHOWN = 250
 """New jobs that a frame shows: more would not fit into one anyway."""
 
@@ -76,6 +80,8 @@ class JobUpdate(Struct, kw_only=True):
     """JSON, an object."""
     checkpoint: bytes | None = None
     """JSON."""
+    artifacts: list[Artifact] = []
+    """New ones, whose files are there. One takes the place of an earlier one of its name."""
     last_line: int = 0
     error: Failure | None = None
     result: bytes | None = None
@@ -192,6 +198,9 @@ class Change:
         """Those that still hold their token get on or end; returns which. `only_expired`: and whose lease is over."""
         if not updates:
             return set()
+        for update in updates:
+            if update.artifacts:
+                self._record(update)
         by_id = {update.id: update for update in updates}
         rows = list(
             self._connection.execute(queries.UPDATE_JOBS, self._arrays(updates) | {"only_expired": only_expired})
@@ -210,6 +219,34 @@ class Change:
                 self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
             self._show(row)
         return {row.id for row in rows}
+
+    def _record(self, update: JobUpdate) -> None:
+        """What the update brings becomes the job's, if it still runs under the token. What is too much, beyond
+        MOST_ARTIFACTS, is left out from the oldest on.
+        """
+        run = {"job_id": update.id, "token": update.token}
+        row = self._connection.execute(queries.ARTIFACTS_OF_RUN, run).one_or_none()
+        if row is None:
+            return
+        new = {artifact.id: artifact for artifact in update.artifacts}
+        columns = {
+            "ids": list(map(UUID, new)),
+            "sizes": [artifact.size for artifact in new.values()],
+            "content_types": [artifact.content_type for artifact in new.values()],
+        }
+        here = {"job_id": update.id, "batch_id": self.batch.id}
+        there = {str(id_) for id_ in self._connection.execute(queries.RECORD_ARTIFACTS, here | columns).scalars()}
+        before = msgspec.convert(row.artifacts or [], list[Artifact])
+        by_name = {artifact.name: artifact for artifact in before}
+        for artifact in new.values():
+            if artifact.id in there:
+                by_name.pop(artifact.name, None)  # the newest comes last
+                by_name[artifact.name] = artifact
+        kept = list(by_name.values())[-MOST_ARTIFACTS:]
+        shown = {"job_id": update.id, "artifacts": encode(kept).decode()}
+        self._connection.execute(queries.SHOW_ARTIFACTS, shown)
+        ids = {"job_id": update.id, "ids": [UUID(artifact.id) for artifact in kept]}
+        self._connection.execute(queries.LET_GO_OTHER_ARTIFACTS, ids)
 
     def add_lines(self, lines: Iterable[NewLine]) -> None:
         """Log lines of jobs whose update was accepted. One that is stored already is left as it is."""
@@ -391,7 +428,10 @@ class Change:
         batch, delta = batch_of(row), None
         if self._jobs is not None:
             delta = Delta(batch, list(self._jobs.values()), self._lines, self._line_count)
-        return make_frame(self.batch.epoch, self.batch.version, batch, delta)
+        frame = make_frame(self.batch.epoch, self.batch.version, batch, delta)
+        # a request's change is told of by the publisher as that; of all others the batch's creation is the cause
+        frame.traceparent = "" if CURRENT.get() else self.batch.traceparent or ""
+        return frame
 
     @property
     def _cancelled_for(self) -> str:

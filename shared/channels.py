@@ -5,7 +5,7 @@
 | `headway:batch:{<id>}` | pub/sub | a `Frame` after each commit that changed the batch |
 | `headway:owner:{<sub>}` | pub/sub | an `OwnerFrame` after each commit that changed any of an owner's batches |
 | `headway:conn:{<sub>}` | hash | viewers of an owner: `<process>` → `<how many>:<until, in ms>`; expires by itself |
-| `headway:dramatiq:*` | Dramatiq's | work tickets, one queue for each queue of kinds |
+| `headway:dramatiq:*` | Dramatiq's | work tickets, a queue for each of kinds, unless `BROKER_URL` has them elsewhere |
 
 `HEADWAY_NAMESPACE` is put before each. Nothing here is a fact: the server may be emptied at any moment.
 """
@@ -17,11 +17,10 @@ from uuid import UUID
 import msgspec
 import redis
 from msgspec import Raw, Struct, structs
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared.events import Batch, Delta, encode
 from shared.outage import Outage
+from shared.trace import CURRENT
 
 FORMAT = 1
 """Of both kinds of frames. A reader that meets another one only takes note that something changed."""
@@ -45,6 +44,8 @@ class Frame(Struct, rename={"since": "from"}, omit_defaults=True):
     delta: Raw = _NULL
     at: int = 0
     """When it was committed, in milliseconds since 1970 by the publisher's clock; 0: it was not said."""
+    traceparent: str = ""
+    """Of what caused it, as W3C writes it; empty: it is a part of no trace."""
 
     # For the publisher, who tells the owner: these are not sent with it.
     owner: str = ""
@@ -153,12 +154,24 @@ class Publisher:
         """It has just not answered: nothing else need be said to the same server, and wait as long."""
         return time.monotonic() < self._away_until
 
+    def ask(self) -> bool:
+        """Whether Redis answers, for who asks again and again; until it does nothing is even tried."""
+        try:
+            self._client.ping()
+            self._redis.end()
+        except (redis.RedisError, OSError) as error:
+            self._redis.begin(error)
+        self.suspended = self._redis.away
+        return not self.suspended
+
     def publish(self, batch_id: UUID, frame: Frame) -> None:
         """To be called after the commit."""
         self.committed()
         if self.suspended or self.away:
             return
         frame.at = frame.at or time.time_ns() // 1_000_000
+        if not frame.traceparent and (trace := CURRENT.get()) is not None:
+            frame.traceparent = trace.parent
         pipeline = self._client.pipeline(transaction=False)
         sent = structs.replace(frame, owner="", batch=_NULL, deleted=False)
         pipeline.publish(batch_channel(self._namespace, batch_id), encode(sent))
@@ -171,8 +184,3 @@ class Publisher:
         except (redis.RedisError, OSError) as error:
             self._away_until = time.monotonic() + _AWAY_FOR
             self._redis.begin(error)
-
-
-def make_redis(url: str) -> "redis.Redis":
-    """A client for hints: short timeouts, no retries."""
-    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))

@@ -18,6 +18,7 @@ from requests import RequestException
 
 from shared.kit.children import began, ended, keep_guard
 from shared.kit.commands import GRACE, follow
+from shared.trace import trace_environment
 from shared.updates import Fatal, Job, Log, Retryable, Update, Updates
 
 JOB, ATTEMPT = "headway.job", "headway.attempt"
@@ -61,7 +62,7 @@ def run_container(
     """
     options: dict[str, Any] = {
         "command": list(command) or None,
-        "environment": dict(environment or {}),
+        "environment": {**trace_environment(), **(environment or {})},
         "mem_limit": memory,
         "memswap_limit": memory,
         "nano_cpus": int(cpus * 1e9),

@@ -16,6 +16,7 @@ from shared.events import Job, encode
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.rows import batch_of
+from shared.trace import CURRENT
 
 TICKETS = 16
 """The most work tickets that a new batch sends: enough to wake idle workers; they send more themselves."""
@@ -64,10 +65,11 @@ def create_batch(
     """Stores the batch at version 1 and its jobs; the batch's row, and the `epoch`. To be followed by `commit` with its
     `creation_frame`, and then by `TICKETS`.
 
-    `uploads`: those that the jobs name. `batch_id`: where the caller had to know it before. `still_open`: more jobs
-    may be added to it, and it does not end before that has ended.
+    What follows from it belongs to the trace that is current. `uploads`: those that jobs name. `batch_id`: where the
+    caller had to know it before. `still_open`: more jobs may be added to it, and it does not end before that has ended.
     """
     batch_id = batch_id or uuid7()
+    trace = CURRENT.get()
     row = connection.execute(
         queries.ADD_BATCH,
         {
@@ -85,6 +87,8 @@ def create_batch(
             "after_any": schedule.after_any,
             "held": schedule.held,
             "expires_at": schedule.expires_at,
+            "traceparent": trace and trace.parent,
+            "tracestate": trace and (trace.state or None),
         },
     ).one()
     copy_jobs(connection, batch_id, jobs, version=1)

@@ -11,6 +11,8 @@ from psycopg.abc import PQGen
 from psycopg.errors import _WaitTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from shared.pooler import Pooler, explained, options_for, prepare
+
 _ARGUMENTS: dict[str, Any] = {
     "connect_timeout": 5,
     # A server that vanished without a word is noticed in about ten seconds, not in two hours.
@@ -18,8 +20,6 @@ _ARGUMENTS: dict[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    # A process that was frozen in the middle of a change must not hold its batch for ever.
-    "options": "-c idle_in_transaction_session_timeout=5s",
 }
 
 
@@ -54,7 +54,9 @@ class Impatient(psycopg.Connection[Any]):
             raise NoAnswer(f"no answer for {options['timeout']:g} s") from None
 
 
-def make_engine(database_url: str, *, pool_size: int, application: str, patience: float | None = None) -> sa.Engine:
+def make_engine(
+    database_url: str, *, pool_size: int, application: str, patience: float | None = None, pooler: Pooler = "none"
+) -> sa.Engine:
     """For api and worker. A connection is tried before it is handed out: PostgreSQL may have been restarted.
 
     `patience`: seconds after which a statement fails with an OperationalError whose `orig` is NoAnswer. What it was to
@@ -69,16 +71,19 @@ def make_engine(database_url: str, *, pool_size: int, application: str, patience
         hide_parameters=True,  # an error would hold them, and end up in a log
         json_serializer=_dumps,
         json_deserializer=msgspec.json.decode,
-        connect_args=_ARGUMENTS | {"application_name": application},
+        connect_args=_ARGUMENTS | options_for(pooler) | {"application_name": application},
     )
-    if patience is not None:
+    kind = psycopg.Connection if patience is None else Impatient
 
-        @sa.event.listens_for(engine, "do_connect")
-        def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Impatient:
-            connection = Impatient.connect(*arguments, **options)
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        with explained():
+            connection = kind.connect(*arguments, **options)
+        if isinstance(connection, Impatient) and patience is not None:
             connection.patience = patience
-            return connection
+        return connection
 
+    prepare(engine, pooler)
     return engine
 
 
@@ -112,9 +117,9 @@ def autocommitting(connection: sa.Connection) -> Iterator[None]:
             driver.autocommit = False
 
 
-def make_async_engine(database_url: str, *, pool_size: int, application: str) -> AsyncEngine:
+def make_async_engine(database_url: str, *, pool_size: int, application: str, pooler: Pooler = "none") -> AsyncEngine:
     """For stream: every transaction is REPEATABLE READ, READ ONLY, that is, one snapshot."""
-    return create_async_engine(
+    engine = create_async_engine(
         connect_url(database_url),
         pool_size=pool_size,
         max_overflow=0,
@@ -122,10 +127,18 @@ def make_async_engine(database_url: str, *, pool_size: int, application: str) ->
         pool_pre_ping=True,
         hide_parameters=True,
         json_deserializer=msgspec.json.decode,
-        connect_args=_ARGUMENTS | {"application_name": application},
+        connect_args=_ARGUMENTS | options_for(pooler) | {"application_name": application},
         isolation_level="REPEATABLE READ",
         execution_options={"postgresql_readonly": True},
     )
+
+    @sa.event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: sa.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        with explained():
+            return dialect.connect(*arguments, **options)
+
+    prepare(engine.sync_engine, pooler)
+    return engine
 
 
 def _dumps(value: object) -> str:

@@ -17,8 +17,8 @@ class Unfinished(Exception):
 def delete_batch(connection: Connection, batch_id: UUID, *, upload_ttl: float) -> Frame:
     """To be followed by `commit` with the frame, which makes those who watch look and find nothing.
 
-    Uploads that no other batch names are kept for `upload_ttl` seconds, as if they were new. Raises NoSuchBatch and
-    Unfinished.
+    Uploads that no other batch names are kept for `upload_ttl` seconds, as if they were new; artifacts go with the
+    next look of housekeeping. Raises NoSuchBatch and Unfinished.
     """
     batch = connection.execute(queries.LOCK_BATCH, {"id": batch_id}).one_or_none()
     if batch is None:
@@ -29,6 +29,7 @@ def delete_batch(connection: Connection, batch_id: UUID, *, upload_ttl: float) -
     connection.execute(queries.LOCK_UPLOADS_OF, parameters)
     connection.execute(queries.LET_GO_UPLOADS, parameters | {"ttl": upload_ttl})
     for statement in (
+        queries.LET_GO_ARTIFACTS,
         queries.DELETE_LINES,
         queries.DELETE_TRANSITIONS,
         queries.DELETE_JOBS,

@@ -95,17 +95,20 @@ class HeadersTooLarge(HeadwayError):
 
 
 class Unavailable(HeadwayError):
-    """PostgreSQL or the keys of tokens cannot be reached, or this process is leaving: worth another try soon."""
+    """PostgreSQL, the store of files or the keys of tokens cannot be reached, or this process is leaving: worth another
+    try soon.
+    """
 
     code, status, title = "unavailable", 503, "Not available at the moment"
     when = (
-        "the database or the keys of tokens cannot be reached, or the server is leaving; with `Retry-After` in seconds"
+        "the database, the store of files or the keys of tokens cannot be reached, or the server is leaving; "
+        "with `Retry-After` in seconds"
     )
 
 
 class DiskFull(HeadwayError):
     code, status, title = "disk_full", 507, "No space left to store this"
-    when = "no space for an upload, or in the database"
+    when = "no space for a file, or in the database"
 
 
 class Problem(Struct, omit_defaults=True):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shared.event_ids import LONGEST_ID
 from shared.jobs import BatchStatus, Counts, JobStatus
@@ -62,6 +62,15 @@ class Batch(Struct, rename="camel"):
     expires_at: Time | None = None
 
 
+class Artifact(Struct, rename="camel"):
+    """A file that a job's handler gave. `size` in bytes."""
+
+    id: Id
+    name: str
+    size: int
+    content_type: str
+
+
 class Job(Struct, rename="camel"):
     id: Id
     position: int
@@ -78,6 +87,8 @@ class Job(Struct, rename="camel"):
     started_at: Time | None
     finished_at: Time | None
     metadata: dict[str, Any] = {}
+    artifacts: list[Artifact] | UnsetType = UNSET
+    """Not there: there are none."""
 
 
 class Line(Struct, rename="camel"):

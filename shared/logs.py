@@ -15,6 +15,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from shared.trace import CURRENT
+
 LONGEST = 8192
 """Characters of one value."""
 
@@ -28,13 +30,20 @@ _DATA = re.compile(
 log = structlog.get_logger(__name__)
 
 
-def configure_logs(form: Literal["text", "json"], service: str, *, mask: Callable[[str], str] = str) -> None:
+def configure_logs(
+    form: Literal["text", "json"], service: str, *, queue: str = "", mask: Callable[[str], str] = str
+) -> None:
     """Everything goes to standard error: our own events, those of libraries (warnings and above), and what would have
-    ended up there anyway, such as the traceback of a thread that dies. `mask` goes over every text.
+    ended up there anyway, such as the traceback of a thread that dies. `mask` goes over every text. `queue`: what tells
+    one process of a service from the other.
     """
 
     def named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
+        if queue:
+            event.setdefault("queue", queue)
+        if (trace := CURRENT.get()) is not None:
+            event["trace_id"] = trace.id
         return event
 
     def cleaned(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

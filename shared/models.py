@@ -61,6 +61,8 @@ batches = sa.Table(
     sa.Column("expires_at", _TIME),
     sa.Column("cancel_reason", sa.Text),  # why its cancel was requested, for the history
     sa.Column("pace", JSONB),  # how long its jobs took: see pace.py
+    sa.Column("traceparent", sa.Text),  # of the request that created it, as W3C's trace context writes it
+    sa.Column("tracestate", sa.Text),
     sa.Column("created_at", _TIME, nullable=False),
     sa.Column("started_at", _TIME),
     sa.Column("finished_at", _TIME),
@@ -103,6 +105,7 @@ jobs = sa.Table(
     # its handler's own, shown while it runs; kept as text, which viewers get as it is
     sa.Column("metadata", JSON(none_as_null=True)),
     sa.Column("checkpoint", JSON(none_as_null=True)),  # what its handler gave for the next attempt
+    sa.Column("artifacts", JSON(none_as_null=True)),  # as readers see them; null: none
     # of a job of the kind `external`: the last report that was accepted, and whose: the run may be over
     sa.Column("reported", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("reported_run", UUID(as_uuid=True)),
@@ -297,6 +300,25 @@ upload_uses = sa.Table(
     sa.Column("upload_id", UUID(as_uuid=True), sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
 )
 sa.Index("ix_upload_uses_upload_id", upload_uses.c.upload_id)
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    # Files that handlers gave. A row is there before its file, and belongs to no batch until the update that gave it is
+    # committed; to none again once another took its place or the batch is deleted. Then file and row go, in this order.
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("batch_id", UUID(as_uuid=True), sa.ForeignKey("batches.id", ondelete="SET NULL")),
+    sa.Column("job_id", UUID(as_uuid=True)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("content_type", sa.Text, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("expires_at", _TIME, nullable=False),  # for one that belongs to no batch: not before, it may be given yet
+)
+sa.Index("ix_artifacts_batch_id", artifacts.c.batch_id, postgresql_where=sa.text("batch_id IS NOT NULL"))
+sa.Index("ix_artifacts_job_id", artifacts.c.job_id, postgresql_where=sa.text("job_id IS NOT NULL"))
+sa.Index("ix_artifacts_expires_at", artifacts.c.expires_at, postgresql_where=sa.text("batch_id IS NULL"))
 
 idempotency_keys = sa.Table(
     "idempotency_keys",

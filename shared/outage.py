@@ -11,20 +11,20 @@ log = structlog.get_logger(__name__)
 class Outage:
     """What one `part` of this process knows of a server; at first, that it is there. For any thread."""
 
-    def __init__(self, server: Literal["postgresql", "redis"], part: str) -> None:
+    def __init__(self, server: Literal["postgresql", "rabbitmq", "redis", "s3"], part: str) -> None:
         self.away = False
         self._gone, self._back = f"{server} is away", f"{server} is back"
         self._part = part
         self._lock = Lock()
 
-    def begin(self, error: BaseException) -> None:
-        """It did not answer; also again and again."""
+    def begin(self, error: BaseException, why: str = "") -> None:
+        """It did not answer; also again and again. `why`: a word that says more than the error's type."""
         with self._lock:
             if self.away:
                 return
             self.away = True
         # not what the error says: that may be a statement, or an address
-        log.warning(self._gone, part=self._part, error=type(error).__name__)
+        log.warning(self._gone, part=self._part, error=why or type(error).__name__)
 
     def end(self) -> None:
         """It answered; also again and again."""

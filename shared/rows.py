@@ -4,8 +4,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET, convert
+
 from shared.eta import estimate
-from shared.events import Batch, Failure, Job, Line, Waiting, stamp
+from shared.events import Artifact, Batch, Failure, Job, Line, Waiting, stamp
 from shared.jobs import BatchStatus, Counts, JobStatus, batch_progress
 from shared.updates import Items
 
@@ -73,6 +75,7 @@ def job_of(row: Any) -> Job:
         started_at=_maybe(row.started_at),
         finished_at=_maybe(row.finished_at),
         metadata=row.metadata or {},
+        artifacts=convert(row.artifacts, list[Artifact]) if row.artifacts else UNSET,
     )
 
 

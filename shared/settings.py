@@ -5,11 +5,15 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+
+from shared.amqp_urls import FORMS as AMQP_FORMS
+from shared.amqp_urls import is_amqp, read_amqp_url
+from shared.redis_urls import FORMS, is_cluster, read_redis_url
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -20,6 +24,7 @@ Network = IPv4Network | IPv6Network
 # A host, which is in lower case and no international one as written, and perhaps a port.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[1-9]\d{0,4})?")
 _DEFAULT_PORT = re.compile(r"^http:.*:80$|^https:.*:443$")
+_PUBLIC = re.compile(_ORIGIN.pattern + "/?", re.IGNORECASE)
 # No user and password, which would end up in logs.
 _KEYS_ADDRESS = re.compile(
     r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE
@@ -27,20 +32,40 @@ _KEYS_ADDRESS = re.compile(
 
 _LIMIT = re.compile(r"(?P<kind>[^\s=@,]+)=(?=.)(?P<concurrency>[1-9]\d{0,5})?(?:@(?P<rate>\d{1,6}(?:\.\d{1,6})?))?")
 
-_UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
+_BUCKET = re.compile(r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[\w!.*'()/-]{0,900}))?", re.ASCII)
+
+_ESCAPED = "with what is special in the password as %XX"
+
+_UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL", "broker_url": "BROKER_URL"}
 
 
 class SettingsError(Exception):
     """One sentence that names the variable and what was expected."""
 
 
+class Bucket(Struct, frozen=True):
+    """A place in an S3 store; names in it begin with `prefix` and a slash, if there is one."""
+
+    name: str
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        return f"s3://{self.name}/{self.prefix}".removesuffix("/")
+
+
 class Settings(Struct, frozen=True, kw_only=True):
-    """Each field is the variable HEADWAY_<FIELD>, but DATABASE_URL and REDIS_URL. Times are seconds, sizes bytes."""
+    """Each field is the variable HEADWAY_<FIELD>, but DATABASE_URL, REDIS_URL and BROKER_URL. Times are seconds, sizes
+    bytes.
+    """
 
     database_url: str
+    pooler: Literal["none", "transaction"] = "none"
+    """What stands between here and PostgreSQL: PgBouncer in transaction mode, or nothing."""
     redis_url: str
+    broker_url: str = ""
+    """Where work tickets go, of Redis or RabbitMQ; empty: where `redis_url` says."""
     namespace: str = ""
-    """Put before every Redis name, for several installations on one server."""
+    """Put before every name in Redis and RabbitMQ, for several installations on one server."""
 
     secret: Key | None = None
     """Signs and checks users' tokens (HS256), unless `jwks_url` is set: exactly one of the two."""
@@ -57,16 +82,21 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    worker_port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    """Where workers answer `/metrics` and `/health`; nowhere unless set."""
     public_url: str = ""
     """What `streamUrl` and `webUrl` begin with; empty: they begin with a slash."""
     origins: str = ""
     """Other sites whose pages may use this one, with commas between: https://app.example.org,https://example.org"""
     log_format: Literal["text", "json"] = "text"
 
-    uploads: Path = Path("uploads")
-    """The directory of uploaded files."""
+    uploads: Path | Bucket = Path("uploads")
+    """Where files are, uploads and artifacts: a directory, or s3://bucket/prefix."""
     max_request: Count = 16 * 2**20
     max_upload: Count = 25 * 2**20
+    max_artifact: Count = 25 * 2**20
+    max_artifacts: Annotated[int, Meta(ge=0, le=100)] = 20
+    """Files that one attempt of a job may give its users."""
     max_params: Count = 64 * 2**10
     max_metadata: Count = 16 * 2**10
     max_result: Count = 256 * 2**10
@@ -119,6 +149,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     proxies: str = ""
     """Addresses and networks, with commas between, whose X-Forwarded-For says where a connection comes from."""
 
+    @property
+    def tickets_url(self) -> str:
+        """Where work tickets go."""
+        return self.broker_url or self.redis_url
+
     def __repr__(self) -> str:
         """Says nothing: half of the values are secrets, and this ends up in tracebacks."""
         return "Settings(…)"
@@ -127,12 +162,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings in `environment` (default: the process's). Raises SettingsError; an empty value counts as unset."""
     environment = os.environ if environment is None else environment
-    values = {}
+    values: dict[str, Any] = {}
     for field in msgspec.structs.fields(Settings):
         name = variable(field.name)
         if text := environment.get(name):
             try:
-                values[field.name] = msgspec.convert(text, field.type, strict=False, dec_hook=_path)
+                if field.name == "uploads":
+                    values[field.name] = read_uploads(text)
+                else:
+                    values[field.name] = msgspec.convert(text, field.type, strict=False, dec_hook=_path)
             except msgspec.ValidationError as error:
                 raise SettingsError(f"{name}: {error}") from None
         elif field.required:
@@ -143,6 +181,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(**values)
     _check_servers(settings)
     _check_keys(settings)
+    if settings.public_url and not _PUBLIC.fullmatch(settings.public_url):
+        raise SettingsError("HEADWAY_PUBLIC_URL: expected an address like https://progress.example.org, without a path")
     read_origins(settings)
     read_proxies(settings)
     read_limits(settings)
@@ -153,18 +193,40 @@ def _check_servers(settings: Settings) -> None:
     """Here, in our own words: what a library says of an address that it cannot read repeats a part of it, and in its
     middle stands a password.
     """
-    for name, url, schemes in (
-        ("DATABASE_URL", settings.database_url, ("postgresql", "postgres")),
-        ("REDIS_URL", settings.redis_url, ("redis", "rediss", "unix")),
-    ):
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme.partition("+")[0] in schemes and (parts.port is None or parts.port > 0)
-        except ValueError:
-            good = False
-        if not good:
-            form = f"{schemes[0]}://user:password@host:port/name"
-            raise SettingsError(f"{name}: expected {form}, with what is special in the password as %XX")
+    try:
+        parts = urlsplit(settings.database_url)
+        good = parts.scheme.partition("+")[0] in {"postgresql", "postgres"} and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError(f"DATABASE_URL: expected postgresql://user:password@host:port/name, {_ESCAPED}")
+    try:
+        read_redis_url(settings.redis_url)
+    except ValueError:
+        raise SettingsError(f"REDIS_URL: expected {FORMS}, {_ESCAPED}") from None
+    try:
+        if is_amqp(settings.tickets_url):
+            read_amqp_url(settings.tickets_url)
+            return
+        cluster = is_cluster(settings.tickets_url)
+    except ValueError:
+        raise SettingsError(f"BROKER_URL: expected a form of REDIS_URL, or {AMQP_FORMS}, {_ESCAPED}") from None
+    if cluster:  # Dramatiq's scripts use keys of several nodes at once
+        raise SettingsError("BROKER_URL: a Redis Cluster cannot have the tickets; expected another Redis, or RabbitMQ")
+
+
+def read_uploads(text: str) -> Path | Bucket:
+    """The place that `uploads` names. Raises SettingsError."""
+    if "://" not in text:
+        return Path(text)
+    found = _BUCKET.fullmatch(text)
+    prefix = (found["prefix"] or "").removesuffix("/") if found else ""
+    if found is None or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
+        raise SettingsError(
+            "HEADWAY_UPLOADS: expected a directory or s3://bucket/prefix; where the store is and its keys are said by "
+            "AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return Bucket(found["name"], prefix)
 
 
 def read_origins(settings: Settings) -> frozenset[bytes]:

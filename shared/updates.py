@@ -57,7 +57,21 @@ class Checkpoint(Struct, frozen=True):
     value: Any
 
 
-Update = Progress | Step | Log | Metadata | Checkpoint
+class Artifact(Struct, frozen=True):
+    """A file for the job's owner to download: `content` is a file in `job.directory`, or the bytes themselves.
+
+    It is stored before the handler goes on, which may then change or remove its own. One of the same name takes the
+    place of the one before, an earlier attempt's too. Nothing is masked in it.
+    """
+
+    content: Path | bytes
+    name: str
+    """1 to 200 characters, without slashes: what the file is called where it is downloaded."""
+    content_type: str | None = None
+    """What it is, `text/csv` say; None: what its first bytes say."""
+
+
+Update = Progress | Step | Log | Metadata | Checkpoint | Artifact
 
 
 class Job(Struct, frozen=True):
@@ -69,15 +83,26 @@ class Job(Struct, frozen=True):
     name: str
     attempt: int
     uploads: Path
-    """The directory of uploaded files; a handler asks for `upload(id)`."""
+    """The directory of uploaded files; a handler asks for `upload(id)`. Files that lie elsewhere come here."""
     checkpoint: Any = None
     """What an earlier attempt gave as its last `Checkpoint`; None: nothing."""
     scratch: Path | None = None
     """Where `directory` is to be; a test that needs one says where."""
+    traceparent: str | None = None
+    """This attempt's place in a trace, as W3C writes it, for programs that are told of it; None: it is in none."""
+    tracestate: str = ""
+    fetch: Callable[[UUID, Path], None] | None = None
+    """Brings an uploaded file that lies elsewhere to a path, if there is such a file. Raises FilesAway."""
 
     def upload(self, upload_id: UUID) -> Path:
-        """The uploaded file that the job's parameters name."""
-        return self.uploads / str(upload_id)
+        """The uploaded file that the job's parameters name, to be read only. If it is gone, there is no such file.
+
+        Raises FilesAway, which is nothing for a handler to catch: the job comes back when the files have.
+        """
+        path = self.uploads / str(upload_id)
+        if self.fetch is not None and not path.exists():
+            self.fetch(upload_id, path)
+        return path
 
     @property
     def directory(self) -> Path:
@@ -113,6 +138,13 @@ class Fatal(JobError):
 
     def __init__(self, message: str, *, code: str = "failed") -> None:
         super().__init__(message, code=code)
+
+
+class FilesAway(JobError):
+    """The store of files cannot be reached: the job is queued again, which costs it no attempt of its kind's."""
+
+    def __init__(self, message: str = "the store of files cannot be reached") -> None:
+        super().__init__(message, code="files_away")
 
 
 class Retryable(JobError):

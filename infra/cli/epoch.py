@@ -33,7 +33,8 @@ def rotate() -> None:
     if not url:
         raise CliError("DATABASE_URL is not set, and nothing runs here.")
     try:
-        engine = make_engine(url, pool_size=1, application="headway epoch")
+        # in the way that suits a pooler: there may be one, and PostgreSQL itself takes it as well
+        engine = make_engine(url, pool_size=1, application="headway epoch", pooler="transaction")
     except ValueError as error:
         raise CliError(f"The database cannot be used: {error}") from None
     try:

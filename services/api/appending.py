@@ -51,6 +51,7 @@ def append(request: ApiRequest, resources: Shared, batch_id: FromPath[UUID], jso
         frame = change.close()
         reply = read_batch(connection, owner, batch_id)
         commit(connection, resources.publisher, batch_id, frame)
+    resources.metrics.created(kind.name, len(more.jobs))
     call_workers(resources, change)
     return Response(reply, status_code=HTTPStatus.CREATED)
 

@@ -22,12 +22,11 @@ from services.api.submission import Submission, read_submission, refuse_missing_
 from shared import queries
 from shared.auth import issue_report_token, issue_ticket
 from shared.changes import commit
-from shared.creation import TICKETS, Schedule, create_batch, creation_frame
+from shared.creation import Schedule, create_batch, creation_frame
 from shared.errors import Conflict, FieldError, NotFound
 from shared.events import Batch, Job
 from shared.jobs import FINAL_BATCH, BatchStatus, JobStatus
 from shared.kinds.external import EXTERNAL
-from shared.queue import send_tickets
 from shared.rows import batch_of, job_of
 from shared.succession import may_follow, settle
 from shared.web.parameters import NoParameters, Page, Paging, decode_cursor, encode_cursor, read_query
@@ -93,8 +92,8 @@ def create(request: ApiRequest, resources: Shared, json: JsonBody) -> Response[C
             settle(connection, batch_id)
             row = connection.execute(queries.LOCK_BATCH, {"id": batch_id}).one()  # as it is now
         commit(connection, resources.publisher, batch_id, creation_frame(row))
-    if not resources.publisher.away:
-        send_tickets(resources.broker, kind.queue, min(len(submission.jobs), TICKETS))
+    resources.metrics.created(kind.name, len(submission.jobs), batches=1)
+    resources.call_workers(kind.queue, len(submission.jobs))
     return _reply(request, resources, batch_of(row), HTTPStatus.CREATED)
 
 

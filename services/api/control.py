@@ -15,14 +15,12 @@ from services.api.replies import JobDetail
 from services.api.resources import DELETION, Resources, Shared
 from shared.changes import Change, NoSuchBatch, Unrunnable, commit
 from shared.channels import Frame
-from shared.creation import TICKETS
 from shared.database import longer
 from shared.deletion import Unfinished, delete_batch
 from shared.errors import Conflict, NotFound
 from shared.events import Batch
 from shared.jobs import FINAL_BATCH, FINAL_JOB, BatchStatus, JobStatus
 from shared.kinds import KINDS
-from shared.queue import send_tickets
 from shared.web.parameters import NoParameters, read_query
 
 _NO_BODY = {"empty": Provide(no_body)}
@@ -164,8 +162,8 @@ def _changed(connection: Connection, batch_id: UUID, change: Callable[[Change], 
 def call_workers(resources: Resources, batch: Change) -> None:
     """After the commit, if there is something for them to do."""
     kind = KINDS.get(batch.batch.kind)
-    if kind is not None and batch.startable and not resources.publisher.away:
-        send_tickets(resources.broker, kind.queue, min(batch.startable, TICKETS))
+    if kind is not None and batch.startable:
+        resources.call_workers(kind.queue, batch.startable)
 
 
 def _refuse_ending(batch: Change) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Struct
 
+from services.api.artifacts import ArtifactsQuery, DownloadQuery
 from services.api.batches import BatchesQuery, JobsQuery
 from services.api.body import NoFields
 from services.api.idempotency import FORM, HEADER
@@ -13,6 +14,7 @@ from services.api.pages import TYPES
 from services.api.reception import PART
 from services.api.replies import (
     CreatedBatch,
+    JobArtifact,
     JobDetail,
     KindInfo,
     Reported,
@@ -71,9 +73,10 @@ def _get(
     query: type[Struct] = NoParameters,
     errors: _Errors = _OF_ONE,
     scope: str = "read",
+    by_ticket: bool = False,
 ) -> Operation:
     replies = (Reply(200, f"{summary}.", _json(reply)),)
-    return Operation("GET", path, name, summary, tag, replies, errors, scope=scope, query=query)
+    return Operation("GET", path, name, summary, tag, replies, errors, scope=scope, query=query, by_ticket=by_ticket)
 
 
 def _change(
@@ -281,6 +284,34 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     *watching.OPERATIONS,
     _get(_JOB, "getJob", "A job, with parameters, result and attempts", JobDetail, tag="Jobs"),
+    _get(
+        f"{_JOB}/artifacts",
+        "listArtifacts",
+        "The files that a job's handler gave, oldest first",
+        Page[JobArtifact],
+        tag="Jobs",
+        query=ArtifactsQuery,
+        by_ticket=True,
+    ),
+    Operation(
+        "GET",
+        f"{_JOB}/artifacts/{{artifact}}",
+        "downloadArtifact",
+        "Download one of them",
+        "Jobs",
+        (
+            Reply(
+                200,
+                "The file, of the type that its handler gave it.",
+                {"*/*": {"type": "string", "format": "binary"}},
+                ("Content-Disposition",),
+            ),
+        ),
+        _OF_ONE,
+        scope="read",
+        by_ticket=True,
+        query=DownloadQuery,
+    ),
     _change(f"{_JOB}/cancel", "cancelJob", "Cancel a job", JobDetail, tag="Jobs"),
     _change(f"{_JOB}/retry", "retryJob", "Run a failed or cancelled job again", JobDetail, tag="Jobs"),
     _get(

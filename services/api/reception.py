@@ -1,13 +1,13 @@
-"""A multipart body with one file, taken apart as it arrives and written to the disk piece by piece."""
+"""A multipart body with one file, taken apart as it arrives and stored piece by piece."""
 
-from pathlib import Path
+from threading import Lock
 from uuid import UUID
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser  # type: ignore[import-untyped]
 
 from shared.errors import FieldError, Malformed, TooLarge
+from shared.files import Files, Incoming
 from shared.media import HEAD, media_type
-from shared.uploads import IncomingFile
 from shared.web.validation import invalid
 
 PART = "file"
@@ -19,18 +19,22 @@ _MOST_PARTS = 100
 
 
 class Reception:
-    """`feed()` each piece, then `finish()`; or `discard()`, at any time, which leaves nothing behind.
+    """`feed()` each piece, then `finish()` and `keep()`; or `discard()`, at any time, which leaves nothing behind.
 
-    Blocks on the disk: to be used in a thread. Raises Malformed, TooLarge, Invalid, DiskFull.
+    Blocks on the disk or the store: to be used in a thread. Raises Malformed, TooLarge, Invalid, DiskFull, Unavailable.
     """
 
-    def __init__(self, root: Path, upload_id: UUID, boundary: str, limit: int) -> None:
+    def __init__(self, files: Files, upload_id: UUID, boundary: str, limit: int) -> None:
         """`limit` in bytes of the file."""
         self.name = PART
-        self._root = root
+        self.finished = False
+        """All of it has come, and it is as it should be."""
+        self._files = files
         self._id = upload_id
         self._limit = limit
-        self._file: IncomingFile | None = None
+        self._file: Incoming | None = None
+        self._lock = Lock()
+        self._discarded = False
         self._writing = False
         self._head = b""
         self._errors: list[FieldError] = []
@@ -48,19 +52,20 @@ class Reception:
         return media_type(self._head)
 
     def feed(self, data: bytes) -> None:
-        if self._parser.closed:
-            return  # what follows the last part means nothing
-        try:
-            for event in self._parser.parse(data):
-                if isinstance(event, MultipartSegment):
-                    self._begin(event)
-                elif event:
-                    self._take(bytes(event))
-        except MultipartError as error:
-            raise Malformed(str(error)) from None
+        with self._lock:
+            if self._parser.closed or self._discarded:
+                return  # what follows the last part means nothing
+            try:
+                for event in self._parser.parse(data):
+                    if isinstance(event, MultipartSegment):
+                        self._begin(event)
+                    elif event:
+                        self._take(bytes(event))
+            except MultipartError as error:
+                raise Malformed(str(error)) from None
 
     def finish(self) -> None:
-        """The file is there, whatever happens next."""
+        """That was all of it."""
         try:
             self._parser.close()
         except MultipartError as error:
@@ -71,11 +76,19 @@ class Reception:
             self._errors.append(FieldError(PART, "is empty"))
         if self._errors or self._file is None:
             raise invalid(self._errors)
-        self._file.keep()
+        self.finished = True
 
-    def discard(self) -> None:
-        if self._file is not None:
-            self._file.discard()
+    def keep(self) -> None:
+        """The file is there, whatever happens next."""
+        with self._lock:
+            if self._file is not None and not self._discarded:
+                self._file.keep()
+
+    def discard(self) -> bool:
+        """Whether nothing can be found of it; otherwise its row has to stay."""
+        with self._lock:  # a thread whose request was given up may still be at it
+            self._discarded = True
+            return self._file is None or self._file.discard()
 
     def _begin(self, part: MultipartSegment) -> None:
         self._writing = False
@@ -86,7 +99,7 @@ class Reception:
         else:
             self._writing = True
             self.name = clean_name(part.filename or "")
-            self._file = IncomingFile(self._root, self._id)
+            self._file = self._files.receive(self._id)
 
     def _take(self, data: bytes) -> None:
         if not self._writing or self._file is None:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from shared.events import Batch, Failure, Id, Job, Time
+from shared.events import Artifact, Batch, Failure, Id, Job, Time
 from shared.jobs import BatchStatus, JobStatus
 
 
@@ -70,6 +70,13 @@ class Upload(Struct, rename="camel"):
     size: int
     content_type: str
     expires_at: Time
+
+
+class JobArtifact(Artifact, kw_only=True):
+    """`attempt`: the one that gave it."""
+
+    attempt: int
+    created_at: Time
 
 
 class Transition(Struct, rename={"job_id": "jobId", "old": "from", "new": "to"}):

@@ -1,9 +1,13 @@
 """Uploads: a file is kept first, and named by a job's parameters later."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from uuid import UUID
 
 from litestar import post
 from litestar.concurrency import sync_to_thread
+from sqlalchemy.exc import SQLAlchemyError
 from uuid_utils.compat import uuid7
 
 from services.api.body import ApiRequest, chunks
@@ -33,11 +37,11 @@ async def upload(request: ApiRequest, resources: Shared) -> Upload:
     if not (boundary := parameters.get("boundary")):
         raise Malformed("the Content-Type has no boundary")
     upload_id = uuid7()
-    reception = Reception(settings.uploads, upload_id, boundary, settings.max_upload)
+    reception = Reception(resources.files, upload_id, boundary, settings.max_upload)
     try:
         async for piece in _pieces(chunks(request, settings.max_upload + _FRAME)):
-            await sync_to_thread(reception.feed, piece)
-        await sync_to_thread(reception.finish)
+            await resources.filing.do(reception.feed, piece)
+        await resources.filing.do(reception.finish)
         row = {
             "id": upload_id,
             "owner": request.auth.owner,
@@ -46,16 +50,26 @@ async def upload(request: ApiRequest, resources: Shared) -> Upload:
             "content_type": reception.content_type,
             "ttl": settings.upload_ttl,
         }
+        # before the file is there: what is killed in between leaves a row that says what is to go
         expires = await sync_to_thread(_store, resources, row)
+        await resources.filing.do(reception.keep)
     except BaseException:
-        reception.discard()
+        # in a thread that goes on also where this is given up for good
+        await asyncio.shield(resources.filing.do(_discard, resources, reception, upload_id))
         raise
+    resources.metrics.uploaded(reception.size)
     return Upload(str(upload_id), reception.name, reception.size, reception.content_type, expires)
 
 
 def _store(resources: Shared, row: dict[str, object]) -> str:
     with resources.engine.begin() as connection:
         return stamp(connection.execute(queries.ADD_UPLOAD, row).scalar_one())
+
+
+def _discard(resources: Shared, reception: Reception, upload_id: UUID) -> None:
+    if reception.discard() and reception.finished:
+        with suppress(SQLAlchemyError), resources.engine.begin() as connection:  # else it expires
+            connection.execute(queries.DELETE_UPLOADS, {"ids": [upload_id]})
 
 
 async def _pieces(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -4,6 +4,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+if __name__ == "__main__":  # before all that takes its time to be loaded
+    from shared.signals import leave_at_once
+
+    leave_at_once(0)
+
 from services.stream.app import create_app
 from shared.settings import Settings
 from shared.web.serve import run_service, serve

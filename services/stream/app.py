@@ -22,7 +22,7 @@ from services.stream.metrics import Metrics
 from services.stream.sse import EventStream, Refusal, accepts_events, headers_only, nothing_more
 from services.stream.viewer import Viewer
 from services.stream.websocket import converse, no_upgrade
-from shared import queries
+from shared import schema
 from shared.database import make_async_engine
 from shared.errors import HeadwayError, TooManyRequests, Unavailable
 from shared.event_ids import Filters
@@ -46,11 +46,16 @@ _CONNECTIONS = 4
 
 def create_app(settings: Settings, *, jitter: Callable[[], float] = random.random) -> Litestar:
     """`app.state.hub` is to be drained before the server stops."""
-    engine = make_async_engine(settings.database_url, pool_size=_CONNECTIONS, application="headway-stream")
+    engine = make_async_engine(
+        settings.database_url, pool_size=_CONNECTIONS, application="headway-stream", pooler=settings.pooler
+    )
     # apart from the topics' connections: a busy process is not one that has lost its database
-    probe = make_async_engine(settings.database_url, pool_size=1, application="headway-stream-health")
+    probe = make_async_engine(
+        settings.database_url, pool_size=1, application="headway-stream-health", pooler=settings.pooler
+    )
     metrics = Metrics()
     hub = Hub(settings, History(engine, metrics, premises_of(settings)), jitter=jitter, metrics=metrics)
+    exposition = Exposition(metrics, hub.standing)
     keys = make_keys(settings)
 
     @asynccontextmanager
@@ -66,9 +71,9 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             await engine.dispose()
             await probe.dispose()
 
-    async def postgresql() -> None:
+    async def postgresql() -> str | None:
         async with probe.connect() as connection:
-            await connection.execute(queries.EPOCH)
+            return await connection.run_sync(schema.ask)
 
     async def redis() -> None:
         if not hub.source.connected:
@@ -83,9 +88,9 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             converse,
             no_upgrade,
             health_routes(parts, draining=lambda: hub.draining),
-            metrics_route(Exposition(metrics, hub.standing)),
+            metrics_route(exposition),
         ],
-        state=State({"settings": settings, "token_keys": keys, "hub": hub, "jitter": jitter}),
+        state=State({"settings": settings, "token_keys": keys, "hub": hub, "jitter": jitter, "exposition": exposition}),
         lifespan=[lifespan],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,

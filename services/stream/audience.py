@@ -7,6 +7,7 @@ something is new.
 
 from typing import TYPE_CHECKING, Protocol
 
+from services.stream.causes import Causes
 from services.stream.metrics import UNCOUNTED
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Crowd:
 class Audience:
     """Of one topic."""
 
-    __slots__ = ("awake", "behind", "crowds", "metrics", "told", "viewers")
+    __slots__ = ("awake", "behind", "causes", "crowds", "metrics", "told", "viewers")
 
     def __init__(self) -> None:
         self.viewers: set[Viewer] = set()
@@ -53,6 +54,7 @@ class Audience:
         """Those who are in no crowd."""
         self.crowds: dict[Filters, Crowd] = {}
         self.metrics = UNCOUNTED
+        self.causes = Causes()
         self.told = self.behind = 0
         """The version that everybody was told of last, and the one before: who has less than that did not keep up."""
 

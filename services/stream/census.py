@@ -13,15 +13,13 @@ from itertools import islice
 from uuid import uuid4
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.stream.tasks import end
 from shared.channels import viewers_key
 from shared.errors import TooManyRequests
 from shared.outage import Outage
+from shared.redis_clients import make_async_keyed
 from shared.settings import Settings
 
 _PATIENCE = 0.01
@@ -108,9 +106,7 @@ class Census:
         self._namespace = settings.namespace
         self._lasts = settings.lease
         self._process = uuid4().hex
-        self._client = Redis.from_url(
-            settings.redis_url, socket_timeout=_AWAY, socket_connect_timeout=_AWAY, retry=Retry(NoBackoff(), 0)
-        )
+        self._client = make_async_keyed(settings.redis_url, _AWAY)
         self._tallies: dict[str, Tally] = {}
         self._changed: dict[str, Tally] = {}
         self._due = asyncio.Event()
@@ -235,7 +231,8 @@ class Census:
             tally.asking = []
             tally.granted = 0  # until we are told, nobody comes without asking
             numbers = tally.counted, tally.counted + len(places), self._limit, round(self._lasts * 1000)
-            pipeline.eval(_COUNT, 1, viewers_key(self._namespace, tally.owner), self._process, *numbers)
+            key = viewers_key(self._namespace, tally.owner)
+            pipeline.execute_command("EVAL", _COUNT, 1, key, self._process, *numbers)
         granted = await pipeline.execute()
         self._slow = False
         for (tally, places), number in zip(self._asked, granted, strict=True):

@@ -65,6 +65,8 @@ class Keeper:
         if frame.epoch == topic.epoch and frame.to <= topic.version:
             outcomes["dropped"] += 1
             return
+        if frame.traceparent:
+            topic.audience.causes.hear(frame.traceparent)
         if frame.epoch != topic.epoch or frame.since != topic.version or delta is None:
             ours, joins = frame.epoch == topic.epoch, frame.since == topic.version
             outcomes[("large" if joins else "gap") if ours else "foreign"] += 1

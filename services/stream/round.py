@@ -6,6 +6,7 @@ Who is at rest is told right here, at the price of a write to a socket; all othe
 from os import write
 
 from services.stream.audience import Audience, Crowd
+from services.stream.causes import DeliverySpan
 from services.stream.feed import Feed
 from services.stream.pump import Pump
 from services.stream.topic import Topic
@@ -18,7 +19,7 @@ _PORTION = 64
 class Round:
     """Of one topic. One at a time: what becomes new meanwhile is for the next."""
 
-    __slots__ = ("_again", "_audience", "_crowds", "_pump", "_topic", "queued")
+    __slots__ = ("_again", "_audience", "_crowds", "_pump", "_span", "_topic", "queued")
 
     def __init__(self, topic: Topic | Feed, pump: Pump) -> None:
         self.queued = False
@@ -28,6 +29,7 @@ class Round:
         self._crowds: list[Crowd] = []
         """Those that are still to be told."""
         self._again = False
+        self._span: DeliverySpan | None = None
 
     def begin(self) -> None:
         """There is something new, or may be."""
@@ -35,6 +37,10 @@ class Round:
         if self._crowds:
             self._again = True
             return
+        topic = self._topic
+        if isinstance(topic, Topic):
+            self._span = self._audience.causes.begin(topic.id, topic.version)
+        self._count_woken(len(self._audience.awake))
         for viewer in tuple(self._audience.awake):
             viewer.on_change()
         try:
@@ -43,6 +49,8 @@ class Round:
         finally:
             if self._crowds:
                 self._pump.add(self)
+            else:
+                self._end_span()
 
     def turn(self, now: float) -> None:
         crowd = self._crowds[-1]
@@ -52,7 +60,9 @@ class Round:
             self._crowds.pop()
         if self._crowds:
             self._pump.add(self)
-        elif self._again:
+            return
+        self._end_span()
+        if self._again:
             self._again = False
             self.begin()
 
@@ -63,6 +73,7 @@ class Round:
                 self._wake(crowd, socket)
         self._crowds.clear()
         self._again = False
+        self._end_span()
 
     def _gather(self, filters: Filters, crowd: Crowd) -> None:
         topic, position = self._topic, crowd.position
@@ -85,6 +96,16 @@ class Round:
         viewer = crowd.members[socket].viewer
         self._audience.wake(viewer)
         viewer.on_change()
+        self._count_woken(1)
+
+    def _count_woken(self, viewers: int) -> None:
+        if self._span is not None:
+            self._span.woken += viewers
+
+    def _end_span(self) -> None:
+        span, self._span = self._span, None
+        if span is not None and isinstance(self._topic, Topic):
+            span.end(self._topic.committed)
 
     def _tell(self, crowd: Crowd, now: float) -> None:
         """A portion of those who are still to be told."""
@@ -103,7 +124,11 @@ class Round:
                 short.append((socket, written))
         metrics = self._audience.metrics
         metrics.deliveries += portion
-        metrics.bytes += size * (portion - len(short)) + sum(written for _, written in short)
+        total = size * (portion - len(short)) + sum(written for _, written in short)
+        metrics.bytes += total
+        if self._span is not None:
+            self._span.told += portion
+            self._span.bytes += total
         metrics.delivered(crowd.committed, portion - len(short))
         for socket, written in short:
             one = crowd.members[socket]

@@ -6,16 +6,14 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.stream.metrics import UNCOUNTED, Metrics
 from services.stream.tasks import end
 from shared.errors import Unavailable
 from shared.outage import Outage
+from shared.redis_clients import check_place, make_async_redis
 from shared.settings import Settings
 
 _PING = 1.0
@@ -51,12 +49,8 @@ class Source:
         self._metrics = metrics
         self._settings = settings
         self._look = look
-        self._client = Redis.from_url(
-            settings.redis_url,
-            socket_timeout=_SILENCE,
-            socket_connect_timeout=_SILENCE,
-            retry=Retry(NoBackoff(), 0),  # we supervise it ourselves: redis-py reconnects without a word
-        )
+        # without redis-py's reconnecting without a word: we supervise it ourselves
+        self._client = make_async_redis(settings.redis_url, _SILENCE)
         self._channels: dict[bytes, Callable[[bytes], None]] = {}
         self._redis = Outage("redis", "listening")
         self._pubsub: PubSub | None = None
@@ -137,6 +131,7 @@ class Source:
                     # pings and not seconds are counted: if it was we who stood still, the answers are there to be read
                     if unanswered >= _PINGS:
                         raise TimeoutError
+                    check_place(pubsub.connection)  # one that nothing is published to any more answers all the same
                     await pubsub.ping()
                     pinged, unanswered = loop.time(), unanswered + 1
                 taken += message is not None
@@ -146,7 +141,7 @@ class Source:
             self._pubsub = None
             for confirmed in self._waiting.values():
                 confirmed.set()  # nobody will confirm now, but everybody looks after the next connection
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await pubsub.aclose()
 
     def _take(self, message: dict[str, object]) -> None:
         if not self.connected:

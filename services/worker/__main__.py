@@ -1,4 +1,4 @@
-"""`python -m services.worker --queue Q [--ready-file PATH]`: one worker process for one queue."""
+"""`python -m services.worker --queue Q [--ready-file PATH] [--report-file PATH]`: one worker process for one queue."""
 
 import argparse
 import os
@@ -13,15 +13,18 @@ from services.worker.masks import Masks
 from services.worker.prints import catch_prints
 from services.worker.process import WorkerProcess, quiet_dramatiq, settle_interpreter
 from services.worker.table import make_handlers
+from shared.files import check_place
 from shared.kinds import KINDS, QUEUES
 from shared.logs import configure_logs
 from shared.settings import SettingsError, load_settings
+from shared.tracing import start_tracing, stop_tracing
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.worker")
     parser.add_argument("--queue", required=True, choices=QUEUES)
     parser.add_argument("--ready-file", type=Path, help="touched once the worker takes jobs")
+    parser.add_argument("--report-file", type=Path, help="where it says each second how it is: see report.py")
     arguments = parser.parse_args()
     try:
         settings = load_settings()
@@ -31,14 +34,23 @@ def main() -> int:
     handlers = make_handlers(settings, arguments.queue)
     listeners = load_listeners()
     masks = Masks()
-    configure_logs(settings.log_format, "worker", mask=masks)
+    configure_logs(settings.log_format, "worker", queue=arguments.queue, mask=masks)
+    try:
+        check_place(settings)
+        start_tracing("worker")
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     catch_prints()
     quiet_dramatiq()
     stop, hurry = Event(), Event()
     _listen(stop, hurry)
     settle_interpreter()
     process = WorkerProcess(settings, arguments.queue, KINDS, handlers, masks, listeners)
-    return process.run(stop, arguments.ready_file, hurry)
+    try:
+        return process.run(stop, arguments.ready_file, hurry, arguments.report_file)
+    finally:
+        stop_tracing()
 
 
 def _listen(stop: Event, hurry: Event) -> None:

@@ -41,6 +41,9 @@ class Ahead:
         during_one_commit = int(self._threads * self._commit_takes / self._run_takes)
         return max(0, min(MOST, during_one_commit) - len(self._runs))
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
     def put(self, runs: Iterable[Run]) -> None:
         self._runs.extend(runs)
 

@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, TextClause
 
 from services.worker.loop import Loop
+from services.worker.metrics import Metrics, OfListener
 from shared import queries
 from shared.listeners import Listener, TransitionEvent
 from shared.outage import Outage
@@ -63,8 +64,18 @@ log = structlog.get_logger(__name__)
 class Dispatchers:
     """Those of one process."""
 
-    def __init__(self, engine: Engine, settings: Settings, listeners: Mapping[str, Listener]) -> None:
-        self._all = [Dispatcher(engine, settings, name, listener) for name, listener in listeners.items()]
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        listeners: Mapping[str, Listener],
+        metrics: Metrics | None = None,
+    ) -> None:
+        counts = {} if metrics is None else metrics.listeners
+        self._all = [
+            Dispatcher(engine, settings, name, listener, counts.setdefault(name, OfListener()))
+            for name, listener in listeners.items()
+        ]
 
     def start(self) -> None:
         """Returns when all are known, or not for a while because PostgreSQL is away."""
@@ -97,6 +108,7 @@ class Dispatcher:
         settings: Settings,
         name: str,
         listener: Listener,
+        counts: OfListener | None = None,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -105,6 +117,7 @@ class Dispatcher:
         self._name = name
         self._listener = listener
         self._jitter = jitter
+        self._counts = counts or OfListener()
         self._held: dict[str, Any] | None = None
         """The row that was taken, and under which token. It stays here while PostgreSQL has not heard of its end."""
         self._delivered = 0
@@ -197,7 +210,9 @@ class Dispatcher:
         try:
             self._listener(event)
         except BaseException as error:  # noqa: BLE001  # also SystemExit, which would end this thread and nothing else
+            self._counts.failed += 1
             return error
+        self._counts.told += 1
         return None
 
     def _failed(self, event: TransitionEvent, failures: int, error: BaseException) -> None:

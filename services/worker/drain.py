@@ -4,8 +4,10 @@ import time
 from threading import Lock
 
 from services.worker.ledger import Ledger
+from services.worker.metrics import Metrics
 from services.worker.runner import Runner
-from shared.queue import TicketBroker, send_tickets
+from shared.queue import send_tickets
+from shared.tickets import TicketBroker
 
 DRAIN_FOR = 60.0
 """Seconds after which a drain passes its ticket on, so that the broker never holds one message for long."""
@@ -38,16 +40,26 @@ class Slots:
 class Drain:
     """Call it in a thread: it runs jobs until nothing is runnable or a minute is over."""
 
-    def __init__(self, ledger: Ledger, runner: Runner, slots: Slots, broker: TicketBroker, queue: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        runner: Runner,
+        slots: Slots,
+        broker: TicketBroker,
+        queue: str,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._ledger = ledger
         self._runner = runner
         self._slots = slots
         self._broker = broker
         self._queue = queue
-        self.redis_away = False
+        self._metrics = metrics or Metrics()
+        self.tickets_away = False
         """Kept up to date by the stand-by: tickets are not worth a time-out then."""
 
     def __call__(self) -> None:
+        self._metrics.tickets += 1
         if not self._slots.take():
             return
         try:
@@ -66,5 +78,5 @@ class Drain:
             self._slots.give()
 
     def _send(self) -> None:
-        if not self.redis_away:
+        if not self.tickets_away:
             send_tickets(self._broker, self._queue, 1)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, TextClause
 
 from services.worker.loop import Loop
 from shared import queries
@@ -17,9 +17,10 @@ from shared.changes import commit
 from shared.channels import Publisher
 from shared.creation import IDEMPOTENCY_TTL
 from shared.deletion import delete_batch
+from shared.errors import Unavailable
+from shared.files import Files
 from shared.outage import Outage
 from shared.settings import Settings
-from shared.uploads import upload_path
 
 _PERIOD = 60.0
 """Seconds between two looks for what was kept long enough."""
@@ -31,7 +32,10 @@ _ROUND = 1.0
 """Seconds after which a round deletes no further batch: others need the disk as well."""
 
 _MANY = 100
-"""Uploads in one round."""
+"""Uploads, and artifacts, in one round."""
+
+_TIDYING = 3600.0
+"""Seconds between two looks for files that were left unfinished."""
 
 _TURNS = 1000
 """Turns in one round, of owners who have nothing unfinished any more."""
@@ -51,8 +55,10 @@ log = structlog.get_logger(__name__)
 class Housekeeping:
     """Each batch goes in a transaction of its own, and no transaction waits for another."""
 
-    def __init__(self, engine: Engine, publisher: Publisher, settings: Settings) -> None:
+    def __init__(self, engine: Engine, publisher: Publisher, settings: Settings, files: Files) -> None:
         self._engine = engine
+        self._files = files
+        self._next_tidying = time.monotonic() + _TIDYING
         self._publisher = publisher
         self._settings = settings
         postgresql = Outage("postgresql", "housekeeping")
@@ -74,7 +80,9 @@ class Housekeeping:
         batches = True
         while batches and time.monotonic() < until:
             batches = self._delete_batch()
-        uploads = self._delete_uploads()
+        files = self._delete_files("upload", queries.EXPIRED_UPLOADS, queries.DELETE_UPLOADS)
+        files |= self._delete_files("artifact", queries.EXPIRED_ARTIFACTS, queries.DELETE_ARTIFACTS)
+        self._tidy()
         with self._turn() as connection:
             if connection is not None:
                 connection.execute(queries.EXPIRE_KEYS, {"ttl": IDEMPOTENCY_TTL})
@@ -82,7 +90,7 @@ class Housekeeping:
                 connection.execute(queries.FORGET_TURNS, {"rows": _TURNS})  # last: claims may wait for these rows
                 connection.commit()
         self._forget_listeners()
-        return batches or uploads
+        return batches or files
 
     def _forget_listeners(self) -> None:
         """Those of packages that are no longer installed anywhere, before their outbox fills the disk."""
@@ -118,23 +126,42 @@ class Housekeeping:
         log.info("batch deleted after its time", batch=str(batch_id))
         return True
 
-    def _delete_uploads(self) -> bool:
+    def _delete_files(self, what: str, expired: TextClause, delete: TextClause) -> bool:
         """Files first, and the rows of those that are gone: what is killed or fails in between is done again, and
         until then nobody can name an expired one. Whether there are probably more.
         """
+        until = time.monotonic() + _ROUND
         with self._turn() as connection:
             if connection is None:
                 return False
-            upload_ids = connection.execute(queries.EXPIRED_UPLOADS, {"uploads": _MANY}).scalars().all()
-            gone = [upload_id for upload_id in upload_ids if self._unlink(upload_id)]
-            connection.execute(queries.DELETE_UPLOADS, {"ids": gone})
+            file_ids = connection.execute(expired, {"files": _MANY}).scalars().all()
             connection.commit()
-        return len(gone) == _MANY
+        gone: list[UUID] = []
+        away = False
+        for file_id in file_ids:  # in no transaction: a store may take its time
+            if away or time.monotonic() > until:
+                break
+            try:
+                self._files.remove(file_id)
+            except Unavailable:  # which is said
+                away = True
+            except OSError as error:
+                reason = error.strerror
+                log.warning("a file cannot be removed, trying again", kind=what, id=str(file_id), error=reason)
+            else:
+                gone.append(file_id)
+        if gone:
+            with self._engine.begin() as connection:
+                connection.execute(delete, {"ids": gone})
+        return bool(gone) and not away and (len(gone) == _MANY or time.monotonic() > until)
 
-    def _unlink(self, upload_id: UUID) -> bool:
+    def _tidy(self) -> None:
+        if time.monotonic() < self._next_tidying:
+            return
+        self._next_tidying = time.monotonic() + _TIDYING
         try:
-            upload_path(self._settings.uploads, upload_id).unlink(missing_ok=True)
+            self._files.tidy()
+        except Unavailable:
+            pass  # it is said
         except OSError as error:
-            log.warning("an upload cannot be removed, trying again", upload=str(upload_id), error=error.strerror)
-            return False
-        return True
+            log.warning("files that were left unfinished cannot be removed", error=error.strerror)

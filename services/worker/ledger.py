@@ -7,6 +7,7 @@ hands out what it claimed for all free threads together. See docs/worker.md.
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,12 +19,14 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, Operationa
 
 from services.worker.ahead import Ahead
 from services.worker.leases import Leases
+from services.worker.metrics import ATTEMPT_BOUNDS, COMMIT_BOUNDS, WAIT_BOUNDS, Metrics, Outcome
 from services.worker.run import Interrupt, Interrupted, Run
 from services.worker.running import Running
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch
 from shared.channels import FORMAT, Frame, Publisher
 from shared.database import autocommitting
+from shared.events import Artifact as Stored
 from shared.events import Failure
 from shared.jobs import JobStatus
 from shared.outage import Outage
@@ -70,11 +73,15 @@ class Ledger:
         queue: str,
         time_limit: Callable[[str], float],
         limits: Mapping[str, Limit] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`time_limit`: of a kind. `limits`: of kinds that have some."""
         self._engine = engine
         self._publisher = publisher
         self._settings = settings
+        # elsewhere, they come where the runner says
+        self._uploads = settings.uploads if isinstance(settings.uploads, Path) else Path()
+        self._metrics = metrics or Metrics()
         limits = limits or {}
         self._claims = {
             "queue": queue,
@@ -87,7 +94,7 @@ class Ledger:
         self._connection: Connection | None = None
         self._lock = Condition()
         self._wishes: list[Wish] = []
-        self._runs = Running(settings.cancel_grace, time_limit)
+        self._runs = Running(settings.cancel_grace, time_limit, self._metrics)
         self._leases = Leases(settings.lease)
         self._ahead = Ahead(settings.threads)
         self._unsure: list[UUID] = []
@@ -121,7 +128,7 @@ class Ledger:
         wish.done.wait()
         return wish.run
 
-    def record(self, run: Run, update: Update | None) -> None:
+    def record(self, run: Run, update: Update | Stored | None) -> None:
         """Takes note of an update. Waits while memory is full or PostgreSQL away; raises Interrupted to end the run."""
         if update is None:  # without the lock, or a handler that says it often would keep it from others
             if run.interrupt:
@@ -147,7 +154,9 @@ class Ledger:
             if run.abandoned:
                 self._runs.ended_abandoned()
                 return
-            self._ahead.ran(time.monotonic() - run.started_at)
+            lasted = time.monotonic() - run.started_at
+            self._ahead.ran(lasted)
+            self._metrics.of(run.kind).seconds.add(ATTEMPT_BOUNDS, lasted)
             if end is None or run.interrupt == "lost":
                 self._runs.discard(run)
                 return
@@ -163,6 +172,16 @@ class Ledger:
     def running(self) -> int:
         with self._lock:
             return len(self._runs)
+
+    def standing(self) -> dict[str, int]:
+        """How it is with this process, as it reports it: see report.py."""
+        with self._lock:
+            return {
+                "running": sum(run.thread is not None and run.end is None for run in self._runs),
+                "ahead": len(self._ahead),
+                "held": self._runs.abandoned,
+                "buffered": sum(len(run.lines) for run in self._runs),
+            }
 
     @property
     def job_ids(self) -> list[UUID]:
@@ -299,6 +318,7 @@ class Ledger:
     def _claim(self, jobs: int, work: dict[UUID, Work]) -> UUID | None:
         """Reserves up to `jobs` jobs and adds them to `work`. A failure claims nothing, or it goes back next time."""
         token, unsure = uuid4(), self._unsure
+        begun = time.monotonic()
         ending = [run.job.id for batch in work.values() for run, _ in batch.updates if run.end]
         try:
             connection = self._connect()
@@ -311,9 +331,12 @@ class Ledger:
                 ).all()
         except DBAPIError as error:
             self._unsure = unsure
+            self._metrics.claims["failed"] += 1
             self._lost(error)
             return None
         self._unsure = []
+        self._metrics.claims["found" if rows else "empty"] += 1
+        self._metrics.claim_seconds += time.monotonic() - begun
         self.more = len(rows) == jobs
         for row in sorted(rows, key=lambda row: (row.batch_id, row.position)):
             work.setdefault(row.batch_id, Work()).starts.append(row.id)
@@ -353,6 +376,7 @@ class Ledger:
         return started
 
     def _commit(self, batch_id: UUID, work: Work, *, repeated: bool) -> list[Run]:
+        begun = time.monotonic()
         connection = self._connect()
         rows: list[Any] = []
         with connection.begin():
@@ -367,10 +391,15 @@ class Ledger:
                     change.release(work.starts[len(allowed) :], work.token)
                 rows += change.start(allowed, work.token, self._settings.lease)
             frame = change.close()
+        self._metrics.commits.add(COMMIT_BOUNDS, time.monotonic() - begun)
+        self._metrics.changes += len(work.updates) + len(rows)
+        self._metrics.lines += len(work.lines)
         if frame is None and repeated:
             # what the lost answer was about may be committed without anybody having been told
             frame = Frame(FORMAT, change.batch.epoch, 0, change.batch.version, owner=change.batch.owner)
         if frame is not None:
+            if work.updates:  # of several attempts, whose updates leave together, any is the cause
+                frame.traceparent = work.updates[0][0].job.traceparent or frame.traceparent
             self._publisher.publish(batch_id, frame)
         self._settle(work, accepted)
         return self._begin(change.batch, rows, work.token)
@@ -404,7 +433,7 @@ class Ledger:
             for run, update in work.updates:
                 run.committed_at = now
                 if update.status is not JobStatus.PROCESSING:
-                    self._runs.discard(run)
+                    self._runs.discard(run, outcome_of(update) if run.job.id in accepted else "lost")
                 elif run.job.id not in accepted:
                     self._runs.lose(run)
 
@@ -412,11 +441,23 @@ class Ledger:
         """The started jobs as runs, to be handed out."""
         runs = []
         for row in rows:
-            job = Job(row.id, batch.id, batch.owner, row.name, row.attempt, self._settings.uploads, row.checkpoint)
+            job = Job(
+                row.id,
+                batch.id,
+                batch.owner,
+                row.name,
+                row.attempt,
+                self._uploads,
+                row.checkpoint,
+                traceparent=batch.traceparent,
+                tracestate=batch.tracestate or "",
+            )
             assert token is not None  # noqa: S101  # nothing is started without one
             run = Run(job, batch.kind, row.params, token, row.failures, row.last_line)
             run.started_at = time.monotonic()
             runs.append(run)
+            if (waited := _waited(batch, row)) is not None:
+                self._metrics.waited.add(WAIT_BOUNDS, waited)
         with self._lock:
             self._runs.begin(runs)
         return runs
@@ -466,6 +507,7 @@ class Ledger:
 
     def _lost(self, error: DBAPIError) -> None:
         """PostgreSQL is away: handlers wait at their next yield, and nobody gets a job."""
+        self._metrics.failures += 1
         self._postgresql.begin(error.orig or error)
         self._disconnect()
         with self._lock:
@@ -478,6 +520,29 @@ class Ledger:
         if connection is not None:
             connection.invalidate()
             connection.close()
+
+
+def outcome_of(update: JobUpdate) -> Outcome:
+    """What became of the attempt, in the words of the metrics and of traces."""
+    if update.status is JobStatus.QUEUED:
+        return "retried" if update.counts else "given_back"
+    return _OUTCOMES[update.status]
+
+
+_OUTCOMES: dict[JobStatus, Outcome] = {
+    JobStatus.COMPLETED: "completed",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELLED: "cancelled",
+}
+
+
+def _waited(batch: Any, row: Any) -> float | None:
+    """Seconds for which a job that has just been started could have been; None: nobody knows since when."""
+    if batch.after_batch is not None or (row.attempt > 1 and row.due is None):
+        return None
+    created = (row.id.int >> 80) / 1000  # a UUID of version 7 tells when it was made
+    since = max([created, *(due.timestamp() for due in (row.due, batch.run_after) if due is not None)])
+    return max(0.0, float(row.started_at.timestamp() - since))
 
 
 def _transient(error: DBAPIError) -> bool:

@@ -1,5 +1,6 @@
 """The registry: every two seconds a worker process says that it is there and how it is, and hears if it is to leave."""
 
+import math
 import os
 import socket
 import time
@@ -20,6 +21,9 @@ from shared.settings import Settings
 _PERIOD = 2.0
 """Seconds between two beats; fewer where leases are shorter, for whoever is not heard of for a lease counts as lost."""
 
+_SILENCE = 6.0
+"""Seconds without an answer after which PostgreSQL counts as away."""
+
 _FAREWELL = 1.0
 """Seconds that taking the row away may hold the process up. Whoever leaves without is forgotten after a while."""
 
@@ -36,15 +40,21 @@ class Registry:
             "kinds": sorted(kinds),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "version": _version(),
+            "version": own_version(),
             "threads": settings.threads,
         }
         self._draining = False
         self._leaving = False
         postgresql = Outage("postgresql", "registry")
         self._loop = Loop("registry", self._turn, min(_PERIOD, settings.lease / 4), postgresql=postgresql)
+        self._heard_at = -math.inf
         self.drain_requested = False
         """Somebody wants this process to finish what it runs, and leave."""
+
+    @property
+    def postgresql_up(self) -> bool:
+        """Whether it has answered lately: one that stands still says nothing."""
+        return time.monotonic() - self._heard_at < _SILENCE
 
     def start(self) -> None:
         self._loop.start()
@@ -72,11 +82,12 @@ class Registry:
             "running": len(jobs),
             "job_ids": jobs,
             "abandoned": self._ledger.abandoned,
-            "memory": _memory(),
+            "memory": resident_memory(),
             "draining": self._draining,
         }
         # never taken back: its row may have been forgotten meanwhile, and with it that this was asked
         self.drain_requested |= self._execute(queries.BEAT, self._told | how)
+        self._heard_at = time.monotonic()
 
     def _execute(self, statement: TextClause, parameters: dict[str, Any]) -> bool:
         with self._engine.begin() as connection:
@@ -86,14 +97,14 @@ class Registry:
             return bool(result.scalar_one()) if result.returns_rows else False
 
 
-def _version() -> str:
+def own_version() -> str:
     try:
         return version("headway")
     except PackageNotFoundError:  # run from a directory where it was never installed
         return "unknown"
 
 
-def _memory() -> int:
+def resident_memory() -> int:
     """Bytes of this process that are in memory; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.worker.values import Kept, kept
 from shared.changes import JobUpdate, NewLine
+from shared.events import Artifact as Stored
 from shared.events import Failure
 from shared.jobs import RUNNING_MAX, JobStatus
 from shared.kinds.mask import Mask
@@ -60,10 +61,13 @@ class Run:
         """Held by the run's thread unless it is in the handler's code, the only place to raise anything in it: within
         the ledger's lock, or in a job that the thread runs next, an exception would do harm."""
         self.outside.acquire()
+        self.artifacts: set[str] = set()
+        """Names of those that the handler gave; for its own thread."""
         self.end: JobUpdate | None = None
         """Set when the attempt is over; the job has ended when this is committed."""
         self.urgent = False
         self.lines: list[NewLine] = []
+        self.lines_dropped = 0
         self._bytes = 0
         self._last_line = last_line
         self._update = JobUpdate(id=job.id, token=token)
@@ -86,13 +90,13 @@ class Run:
         """Whether there is anything to commit; what a run says that has lost its job is not."""
         return self.interrupt != "lost" and (self._changed or self.end is not None)
 
-    def noted(self, update: Update, *, max_metadata: int, max_result: int) -> Update | Kept:
+    def noted(self, update: Update | Stored, *, max_metadata: int, max_result: int) -> Update | Stored | Kept:
         """What `say` wants of it; what takes its time is done here, without a lock. Raises Fatal; sizes in bytes."""
         if isinstance(update, Metadata | Checkpoint):
             return kept(update, self.mask.json, max_metadata=max_metadata, max_result=max_result)
         return update
 
-    def say(self, update: Update | Kept, at: datetime, *, max_line: int, max_lines: int) -> None:
+    def say(self, update: Update | Stored | Kept, at: datetime, *, max_line: int, max_lines: int) -> None:
         """Takes note of what the handler yielded. Raises TypeError for anything that is no Update."""
         match update:
             case Progress(percent, message, items):
@@ -112,15 +116,17 @@ class Run:
             case Kept(metadata, checkpoint):
                 self._update.metadata = self._update.metadata if metadata is None else metadata
                 self._update.checkpoint = self._update.checkpoint if checkpoint is None else checkpoint
+            case Stored():
+                self._update.artifacts.append(update)
             case _:
-                raise TypeError(
-                    f"a handler yields Progress, Step, Log, Metadata, Checkpoint or None, not {type(update).__name__}"
-                )
+                wanted = "Progress, Step, Log, Metadata, Checkpoint, Artifact or None"
+                raise TypeError(f"a handler yields {wanted}, not {type(update).__name__}")
         self._changed = True
 
     def add_line(self, level: Level, text: str, at: datetime, *, max_line: int, max_lines: int) -> None:
         """The `max_lines`-th line of a job says that there are no more. `max_line` in bytes."""
         if self._last_line >= max_lines:
+            self.lines_dropped += 1
             return
         self._last_line += 1
         if self._last_line == max_lines:

@@ -9,13 +9,15 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from services.worker.ledger import Ledger
+from services.worker.job_files import JobFiles
+from services.worker.ledger import Ledger, outcome_of
 from services.worker.masks import Masks
 from services.worker.retries import after_failure
 from services.worker.run import Interrupted, Run
 from services.worker.running import Abandoned
 from services.worker.scratch import Scratch
 from services.worker.values import RESULT, encoded
+from shared import tracing
 from shared.changes import JobUpdate
 from shared.events import Failure
 from shared.jobs import JobStatus
@@ -23,7 +25,12 @@ from shared.kinds.kind import Kind
 from shared.kinds.mask import Mask
 from shared.kinds.secret import secret_values
 from shared.texts import ERROR_MAX
-from shared.updates import Fatal, Handler, JobError, Level, Retryable
+from shared.trace import known_trace
+from shared.tracing import Span
+from shared.updates import Artifact, Fatal, FilesAway, Handler, JobError, Level, Retryable
+
+_POSTPONED = (1.0, 60.0)
+"""Seconds until the next attempt while the store of files is away: half of the first, about, and longest."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +50,7 @@ class Runner:
         max_result: int,
         masks: Masks | None = None,
         scratch: Scratch | None = None,
+        files: JobFiles | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._ledger = ledger
@@ -51,6 +59,7 @@ class Runner:
         self._max_result = max_result
         self._masks = masks or Masks()
         self._scratch = scratch
+        self._files = files
         self._jitter = jitter
 
     def run(self, run: Run) -> None:
@@ -60,11 +69,34 @@ class Runner:
             run.mask = Mask(secret_values(run.params, kind.params))
         if self._scratch is not None:
             run.job = structs.replace(run.job, scratch=self._scratch.place(run.job.id, run.job.attempt))
-        with self._masks.also(run.mask):
-            end, line = self._end(run)
+            if self._files is not None and self._files.elsewhere:
+                run.job = self._files.given(run.job, self._scratch.uploads(run.job.id, run.job.attempt))
+        with self._span(run) as span:
+            if span.trace is not None and span.trace.parent != run.job.traceparent:
+                run.job = structs.replace(run.job, traceparent=span.trace.parent, tracestate=span.trace.state)
+            with self._masks.also(run.mask):
+                end, line = self._end(run)
+            _tell_end(span, end)
         if self._scratch is not None and run.job.scratch is not None:
             self._scratch.remove(run.job.scratch)
+            if self._files is not None and self._files.elsewhere:
+                self._scratch.remove(self._scratch.uploads(run.job.id, run.job.attempt))
         self._ledger.finish(run, end, line=line)
+
+    def _span(self, run: Run) -> Span:
+        """The attempt's, as a child of the batch's creation: what is done in it, by its handler too, belongs to it."""
+        job, kind = run.job, self._kinds.get(run.kind)
+        parent, recorder = known_trace(job.traceparent, job.tracestate), tracing.recorder()
+        if recorder is None:
+            return tracing.Unrecorded(parent)
+        attributes: dict[str, str | int] = {
+            "headway.kind": run.kind,
+            "headway.queue": "" if kind is None else kind.queue,
+            "headway.batch_id": str(job.batch_id),
+            "headway.job_id": str(job.id),
+            "headway.attempt": job.attempt,
+        }
+        return recorder.span(f"job {run.kind}", "consumer", parent, attributes)
 
     def _end(self, run: Run) -> End:
         try:
@@ -94,6 +126,8 @@ class Runner:
             return self._interrupted(run, kind, interrupted)
         except Abandoned:
             raise
+        except FilesAway as error:
+            return self._postponed(run, error)
         except Retryable as error:
             return self._failed(run, kind, Failure(error.code, error.message), after=error.after)
         except JobError as error:
@@ -115,6 +149,8 @@ class Runner:
                     update = run.inside(next, generator)
                 except StopIteration as stop:
                     return stop.value
+                if isinstance(update, Artifact) and self._files is not None:
+                    update = self._files.store(run, update)
                 self._ledger.record(run, update)
         finally:
             try:
@@ -141,6 +177,14 @@ class Runner:
             case _:  # lost: another worker has it, or nobody
                 return None, None
 
+    def _postponed(self, run: Run, error: FilesAway) -> End:
+        """Not the job's fault: it comes back as often as it takes, at last once a minute."""
+        longest = min(_POSTPONED[1], _POSTPONED[0] * 2 ** min(run.job.attempt, 10))
+        delay = longest * (1 + self._jitter()) / 2
+        failure = Failure(error.code, error.message)
+        line = f"attempt {run.job.attempt} is put off: {error.message}; the next one in {delay:.1f} s"
+        return run.ended(JobStatus.QUEUED, failure.code, error=failure, delay=delay), ("warn", line)
+
     def _failed(
         self, run: Run, kind: Kind, failure: Failure, *, fatal: bool = False, after: float | None = None
     ) -> End:
@@ -151,3 +195,10 @@ class Runner:
             text += f"; the next one in {delay:.1f} s"
         end = run.ended(status, failure.code, error=failure, delay=delay, counts=True)
         return end, ("error", text)
+
+
+def _tell_end(span: Span, end: JobUpdate | None) -> None:
+    """What the attempt's error says is free of its secrets, as it is stored and shown."""
+    span.note({"headway.outcome": "lost" if end is None else outcome_of(end)})
+    if end is not None and end.error is not None:
+        span.fail(end.error.code, end.error.message)

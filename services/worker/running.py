@@ -7,6 +7,7 @@ from uuid import UUID
 
 import structlog
 
+from services.worker.metrics import Metrics, Outcome
 from services.worker.run import Interrupt, Run
 from shared.events import Failure
 from shared.jobs import JobStatus
@@ -24,9 +25,10 @@ class Abandoned(BaseException):
 class Running:
     """Guarded by the ledger's lock. `grace`: seconds that a handler has to end; `time_limit`: a kind's, in seconds."""
 
-    def __init__(self, grace: float, time_limit: Callable[[str], float]) -> None:
+    def __init__(self, grace: float, time_limit: Callable[[str], float], metrics: Metrics | None = None) -> None:
         self._grace = grace
         self._time_limit = time_limit
+        self._metrics = metrics or Metrics()
         self._runs: set[Run] = set()
         self.abandoned = 0
         """Threads whose handler did not end when asked, and still has not."""
@@ -46,9 +48,16 @@ class Running:
         for run in [run for run in self._runs if run.job.id in ids]:
             self.lose(run)
         self._runs.update(runs)
+        for run in runs:
+            self._metrics.of(run.kind).started += 1
 
-    def discard(self, run: Run) -> None:
-        self._runs.discard(run)
+    def discard(self, run: Run, outcome: Outcome = "lost") -> None:
+        """It is over, if it was not already."""
+        if run in self._runs:
+            self._runs.remove(run)
+            counted = self._metrics.of(run.kind)
+            counted.ended[outcome] += 1
+            self._metrics.lines_dropped += run.lines_dropped
 
     def held(self) -> list[Run]:
         """Those whose attempt is not over."""
@@ -80,7 +89,7 @@ class Running:
         """The job is not this run's any more: nothing that it says counts, and it is to end."""
         run.interrupt, run.interrupted_at = "lost", run.interrupted_at or time.monotonic()
         if run.end is not None:
-            self._runs.discard(run)
+            self.discard(run)
 
     def abandon(self, run: Run) -> None:
         """The handler does not end. Its job does, and its thread is left to itself."""
@@ -88,6 +97,7 @@ class Running:
         self.interrupt(run, "given_back")
         run.abandoned = True
         self.abandoned += 1
+        self._metrics.abandoned += 1
         log.error(
             "a handler did not end when asked",
             job=str(run.job.id),
@@ -98,7 +108,7 @@ class Running:
         if run.interrupt == "given_back":
             run.end = run.ended(JobStatus.QUEUED, "given_back")
         elif run.interrupt == "lost":
-            self._runs.discard(run)
+            self.discard(run)
         else:
             code = "time_limit" if run.interrupt == "time_limit" else "cancel_ignored"
             message = "the handler went on past its time limit and could not be ended"

@@ -1,8 +1,7 @@
-"""The stand-by: while Redis is away, and with it all tickets, it polls PostgreSQL and runs the same drain."""
+"""The stand-by: while the broker is away, and with it all tickets, it polls PostgreSQL and runs the same drain."""
 
 from threading import Thread
 
-import redis
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -10,51 +9,60 @@ from services.worker.drain import Drain, Slots
 from services.worker.loop import Loop
 from shared import queries
 from shared.channels import Publisher
-from shared.outage import Outage
+from shared.tickets import TicketBroker
 
 _PERIOD = 1.0
-"""Seconds between two pings, and between two looks for work while Redis is away."""
+"""Seconds between two pings, and between two looks for work while the broker is away."""
 
 
 class StandBy:
     def __init__(
         self,
         engine: Engine,
-        client: "redis.Redis",
+        broker: TicketBroker,
         publisher: Publisher,
         drain: Drain,
         slots: Slots,
         queue: str,
+        *,
+        own_broker: bool,
     ) -> None:
+        """`own_broker`: it is another server than the publisher's Redis, which then is asked after for itself."""
         self._engine = engine
-        self._client = client
+        self._broker = broker
         self._publisher = publisher
         self._drain = drain
         self._slots = slots
         self._queue = queue
-        self._redis = Outage("redis", "stand-by")
-        self._loop = Loop("stand-by", self._turn, _PERIOD)
+        self._own_broker = own_broker
+        self.tickets_up = False
+        self.redis_up = True
+        """Taken for granted until it was asked, within a second."""
+        self._loops = [Loop("stand-by", self._turn, _PERIOD)]
+        if own_broker:  # either may take its time to be away
+            self._loops.append(Loop("redis", self._ask_redis, _PERIOD))
 
     def start(self) -> None:
-        self._loop.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """Returns at once; nothing is begun any more."""
-        self._loop.stop()
+        for loop in self._loops:
+            loop.stop()
 
     def _turn(self) -> None:
-        self._ask()
-        self._drain.redis_away = self._publisher.suspended = self._redis.away
-        if self._redis.away:
+        self.tickets_up = self._broker.there()
+        self._drain.tickets_away = not self.tickets_up
+        if not self._own_broker:
+            self.redis_up = self.tickets_up
+            self._publisher.suspended = not self.redis_up
+        if not self.tickets_up:
             for _ in range(self._wanted()):
                 Thread(target=self._drain, name="standby-drain", daemon=True).start()
 
-    def _ask(self) -> None:
-        try:
-            self._client.ping()
-            self._redis.end()
-        except (redis.RedisError, OSError) as error:
-            self._redis.begin(error)
+    def _ask_redis(self) -> None:
+        self.redis_up = self._publisher.ask()
 
     def _wanted(self) -> int:
         """How many idle threads there is work for."""
@@ -64,5 +72,5 @@ class StandBy:
         try:
             with self._engine.connect() as connection:
                 return int(connection.execute(queries.RUNNABLE, {"queue": self._queue, "jobs": free}).scalar_one())
-        except SQLAlchemyError:  # the ledger tells of it; here it is not asked again while Redis is there
+        except SQLAlchemyError:  # the ledger tells of it; here it is not asked again while the broker is there
             return 0

@@ -9,12 +9,13 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-import redis
 import structlog
+from dramatiq.errors import BrokerConnectionError
 from sqlalchemy import Connection, Engine, TextClause
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.worker.loop import Loop
+from services.worker.metrics import Metrics
 from services.worker.retries import after_failure
 from shared import queries
 from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
@@ -24,9 +25,10 @@ from shared.events import Failure
 from shared.jobs import FINAL_BATCH, JobStatus
 from shared.kinds.kind import Kind
 from shared.outage import Outage
-from shared.queue import TicketBroker, send_tickets, waiting_tickets
+from shared.queue import send_tickets, waiting_tickets
 from shared.settings import Settings
 from shared.succession import settle
+from shared.tickets import TicketBroker
 
 _PERIOD = 1.0
 """Seconds: a missing ticket is made up for within two of them."""
@@ -53,6 +55,7 @@ class Sweeper:
         publisher: Publisher,
         settings: Settings,
         kinds: Mapping[str, Kind],
+        metrics: Metrics | None = None,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -66,6 +69,7 @@ class Sweeper:
         self._kinds = kinds
         self._queues = sorted({kind.queue for kind in kinds.values() if kind.queue})
         self._jitter = jitter
+        self._metrics = metrics or Metrics()
         self._seen: datetime | None = None
         """What the server's clock showed in the last round."""
         self._steady_since = datetime.min.replace(tzinfo=UTC)
@@ -131,6 +135,7 @@ class Sweeper:
                     commit(connection, self._publisher, batch_id, change.close())
             except NoSuchBatch:  # deleted meanwhile
                 continue
+            self._metrics.expired += len(accepted)
             log.warning("leases expired", batch=str(batch_id), jobs=len(accepted))
 
     def _settle_successors(self) -> None:
@@ -191,5 +196,5 @@ class Sweeper:
             try:
                 if runnable and not waiting_tickets(self._broker, queue):
                     send_tickets(self._broker, queue, runnable)
-            except (redis.RedisError, OSError):
+            except BrokerConnectionError:
                 return  # the stand-by is at work

@@ -16,6 +16,8 @@ class Rehearsal(Struct, rename="camel", forbid_unknown_fields=True, frozen=True)
     fail_attempts: Annotated[int, Meta(ge=1)] | None = None
     """The first attempts that fail; None: all of them."""
     failure: Literal["fatal", "retryable", "crash", "hang"] = "fatal"
+    artifact_bytes: Annotated[int, Meta(ge=1, le=2**30)] | None = None
+    """At its end it gives a file of so many bytes."""
 
 
 class Rehearsed(Struct, rename="camel", frozen=True):

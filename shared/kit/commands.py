@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from shared.kit.children import Child
+from shared.trace import trace_environment
 from shared.updates import Fatal, JobError, Log, Retryable, Update, Updates
 
 GRACE = 3.0
@@ -101,7 +102,7 @@ def follow(
 def _start(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Child:
     kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     try:
-        return Child(arguments, cwd=cwd, environment={**kept, **env})
+        return Child(arguments, cwd=cwd, environment={**kept, **trace_environment(), **env})
     except _HOPELESS as error:
         raise Fatal(f"{arguments[0]} cannot be run: {error}", code="command_not_started") from error
     except OSError as error:

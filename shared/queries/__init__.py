@@ -4,6 +4,17 @@
 that touch nothing but leases: they wait for no lock, and therefore need none.
 """
 
+from shared.queries.artifacts import (
+    ADD_ARTIFACT,
+    ARTIFACTS,
+    ARTIFACTS_OF_RUN,
+    DELETE_ARTIFACTS,
+    EXPIRED_ARTIFACTS,
+    LET_GO_ARTIFACTS,
+    LET_GO_OTHER_ARTIFACTS,
+    RECORD_ARTIFACTS,
+    SHOW_ARTIFACTS,
+)
 from shared.queries.changing import (
     ADD_LINES,
     ADD_TRANSITIONS,
@@ -36,6 +47,7 @@ from shared.queries.deleting import (
     LOCK_UPLOADS_OF,
     OUTLIVED,
 )
+from shared.queries.facts import FACTS
 from shared.queries.leases import CLOCK, EXPIRED, HELD, KEEP_LOCK, RENEW, TRY_LOCK
 from shared.queries.listening import (
     END_NEWS,
@@ -63,7 +75,9 @@ from shared.queries.reading import (
     JOB_NAMES,
     JOB_TRANSITIONS,
     JOBS,
+    MIGRATED,
     NO_SORT,
+    REVISION,
     ROTATE_EPOCH,
     SEARCH_JOB_LINES,
     SEARCH_LINES,
@@ -77,12 +91,15 @@ from shared.queries.uploads import ADD_UPLOAD, DELETE_UPLOADS, EXPIRED_UPLOADS, 
 from shared.queries.workers import BEAT, DRAIN_WORKER, FORGET_WORKERS, LEAVE, RUNNING_JOBS, WORKERS
 
 __all__ = [
+    "ADD_ARTIFACT",
     "ADD_BATCH",
     "ADD_LANE",
     "ADD_LINES",
     "ADD_TRANSITIONS",
     "ADD_UPLOAD",
     "ALLOW_SUMMARY",
+    "ARTIFACTS",
+    "ARTIFACTS_OF_RUN",
     "BATCH",
     "BATCHES",
     "BATCH_OF_JOB",
@@ -96,6 +113,7 @@ __all__ = [
     "CLOSE_LANE",
     "COPY_JOBS",
     "COUNT_LINES",
+    "DELETE_ARTIFACTS",
     "DELETE_BATCH",
     "DELETE_JOBS",
     "DELETE_LINES",
@@ -105,9 +123,11 @@ __all__ = [
     "END_NEWS",
     "EPOCH",
     "EXPIRED",
+    "EXPIRED_ARTIFACTS",
     "EXPIRED_UPLOADS",
     "EXPIRE_KEYS",
     "EXPIRING",
+    "FACTS",
     "FEED",
     "FEED_VERSIONS",
     "FIND_KEY",
@@ -126,10 +146,13 @@ __all__ = [
     "LEASED",
     "LEAVE",
     "LEAVE_NEWS",
+    "LET_GO_ARTIFACTS",
     "LET_GO_LANE",
+    "LET_GO_OTHER_ARTIFACTS",
     "LET_GO_UPLOADS",
     "LOCK_BATCH",
     "LOCK_UPLOADS_OF",
+    "MIGRATED",
     "MOVE_PACE",
     "NEWS",
     "NEXT_DUE",
@@ -140,6 +163,7 @@ __all__ = [
     "PACE_TO_MOVE",
     "PAUSE_LANE",
     "PREDECESSOR",
+    "RECORD_ARTIFACTS",
     "REGISTER_LISTENERS",
     "RELEASE",
     "RELEASE_CLAIMS",
@@ -151,12 +175,14 @@ __all__ = [
     "RESULTS",
     "RETRY_FAILED",
     "RETRY_JOB",
+    "REVISION",
     "ROTATE_EPOCH",
     "RUNNABLE",
     "RUNNING_JOBS",
     "SEARCH_JOB_LINES",
     "SEARCH_LINES",
     "SERVED",
+    "SHOW_ARTIFACTS",
     "STARTED_JOBS",
     "START_JOBS",
     "SUCCESSORS",

@@ -6,7 +6,7 @@ from shared.queries.columns import BATCH_COLUMNS, JOB_COLUMNS
 
 # The first statement of every change: commit order becomes version order.
 LOCK_BATCH = text(f"""
-    SELECT {BATCH_COLUMNS}, headway_epoch() AS epoch, clock_timestamp() AS now
+    SELECT {BATCH_COLUMNS}, b.traceparent, b.tracestate, headway_epoch() AS epoch, clock_timestamp() AS now
     FROM batches b WHERE b.id = :id FOR NO KEY UPDATE
 """)
 
@@ -18,12 +18,13 @@ START_JOBS = text(f"""
         lease_until = clock_timestamp() + CAST(:lease AS float8) * interval '1 second'
     FROM jobs old
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'QUEUED' AND old.id = j.id
-    RETURNING {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line, old.run_after IS NOT NULL AS delayed
+    RETURNING {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line, old.run_after IS NOT NULL AS delayed,
+        old.run_after AS due
 """)
 
 # After a commit whose outcome is unknown: those that it did start.
 STARTED_JOBS = text(f"""
-    SELECT {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line FROM jobs j
+    SELECT {JOB_COLUMNS}, j.params, j.checkpoint, j.failures, j.last_line, j.run_after AS due FROM jobs j
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.lease_token = :token AND j.status = 'PROCESSING'
 """)
 

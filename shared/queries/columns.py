@@ -10,7 +10,7 @@ BATCH_COLUMNS = """
 JOB_COLUMNS = """
     j.id, j.position, j.name, j.status, j.progress, j.step, j.message, j.items_done, j.items_failed, j.items_total,
     j.attempt, j.cancel_requested, j.run_after, j.error_code, j.error_message, j.metadata, j.started_at, j.finished_at,
-    j.version
+    j.artifacts, j.version
 """
 
 LINE_COLUMNS = "l.job_id, l.attempt, l.n, l.at, l.level, l.text, l.version"
@@ -39,7 +39,8 @@ JOB_JSON = f"""
     || ',"error":' || CASE WHEN j.error_code IS NULL THEN 'null' ELSE
         '{{"code":' || {_json_text("j.error_code")} || ',"message":' || {_json_text("j.error_message")} || '}}' END
     || ',"startedAt":' || {_json_time("j.started_at")} || ',"finishedAt":' || {_json_time("j.finished_at")}
-    || ',"metadata":' || coalesce(CAST(j.metadata AS text), '{{}}') || '}}'
+    || ',"metadata":' || coalesce(CAST(j.metadata AS text), '{{}}')
+    || coalesce(',"artifacts":' || CAST(j.artifacts AS text), '') || '}}'
 """
 
 LINE_JSON = f"""

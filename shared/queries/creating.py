@@ -7,10 +7,11 @@ from shared.queries.columns import BATCH_COLUMNS
 ADD_BATCH = text(f"""
     INSERT INTO batches AS b (id, owner, kind, title, status, version, priority, concurrency, metadata, queued,
         processing, completed, failed, cancelled, total, progress_sum, failed_items, line_count,
-        delayed, paused, cancel_requested, open, run_after, after_batch, after_any, held, expires_at, created_at)
+        delayed, paused, cancel_requested, open, run_after, after_batch, after_any, held, expires_at, traceparent,
+        tracestate, created_at)
     VALUES (:id, :owner, :kind, :title, 'QUEUED', 1, :priority, :concurrency, CAST(:metadata AS jsonb), :total,
         0, 0, 0, 0, :total, 0, 0, 0, 0, false, false, :open, :run_after, :after_batch, :after_any, :held, :expires_at,
-        clock_timestamp())
+        :traceparent, :tracestate, clock_timestamp())
     RETURNING {BATCH_COLUMNS}, headway_epoch() AS epoch
 """)
 

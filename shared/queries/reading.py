@@ -6,6 +6,11 @@ from shared.queries.columns import BATCH_COLUMNS, JOB_COLUMNS, JOB_JSON, LINE_CO
 
 EPOCH = text("SELECT headway_epoch()")
 
+# Whether the database was ever migrated: to ask for the revision of one that was not would be an error in its log.
+MIGRATED = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+
+REVISION = text("SELECT version_num FROM alembic_version")
+
 # Begins a new one: every event id that was given out until now is answered with a reset.
 ROTATE_EPOCH = text("UPDATE installation SET secret = CAST(gen_random_uuid() AS text)")
 

@@ -1,4 +1,4 @@
-"""Uploaded files."""
+"""Files: uploads, and artifacts."""
 
 from sqlalchemy import text
 
@@ -29,6 +29,6 @@ USE_UPLOADS_FOR = text("""
 # Those that no batch names, and that were kept long enough, under their locks.
 EXPIRED_UPLOADS = text("""
     SELECT u.id FROM uploads u WHERE u.expires_at < statement_timestamp()
-    ORDER BY u.expires_at LIMIT :uploads FOR UPDATE SKIP LOCKED
+    ORDER BY u.expires_at LIMIT :files FOR UPDATE SKIP LOCKED
 """)
 DELETE_UPLOADS = text("DELETE FROM uploads u WHERE u.id = ANY(CAST(:ids AS uuid[]))")

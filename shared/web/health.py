@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from litestar import Response, Router, get
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from shared.outage import Outage
+from shared.schema import is_behind
 
 PATIENCE = 2.0
 """Seconds after which a part that does not answer counts as away: probes do not wait long either."""
@@ -19,10 +20,10 @@ State = Literal["ok", "away"]
 class Part(Struct, frozen=True):
     """Something that the process leans on. `check` raises when it is away; one `needed` makes the process not ready.
 
-    `told`: somebody else says so, whom `check` only asks.
+    `told`: somebody else says so, whom `check` only asks. PostgreSQL's `check` tells the revision of its schema.
     """
 
-    name: Literal["postgresql", "redis"]
+    name: Literal["postgresql", "redis", "rabbitmq"]
     check: Callable[[], Awaitable[object]]
     needed: bool = True
     told: bool = False
@@ -38,6 +39,10 @@ class Readiness(Struct, frozen=True):
     status: Literal["ready", "not_ready", "draining"]
     postgresql: State
     redis: State
+    rabbitmq: State | UnsetType = UNSET
+    """Left out unless work tickets go by it."""
+    schema: Literal["ok", "behind"] | UnsetType = UNSET
+    """`behind`: this version needs a migration that the database has not had. Left out while PostgreSQL is away."""
 
 
 def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambda: False) -> Router:
@@ -50,36 +55,44 @@ def health_routes(parts: Sequence[Part], *, draining: Callable[[], bool] = lambd
 
     @get("/ready")
     async def ready() -> Response[Readiness]:
-        answers = await asyncio.gather(*map(_answers, parts, outages))
+        found = await asyncio.gather(*map(_answer, parts, outages))
+        answers = {part.name: answer for part, answer in zip(parts, found, strict=True)}
         states: dict[str, State] = {
-            part.name: "ok" if answer else "away" for part, answer in zip(parts, answers, strict=True)
+            name: "away" if isinstance(answer, _Away) else "ok" for name, answer in answers.items()
         }
+        schema: Literal["ok", "behind"] | UnsetType = UNSET
+        if states["postgresql"] == "ok":
+            schema = "behind" if is_behind(answers["postgresql"]) else "ok"
         status: Literal["ready", "not_ready", "draining"] = "ready"
-        if not all(answer or not part.needed for part, answer in zip(parts, answers, strict=True)):
+        if schema == "behind" or any(part.needed and states[part.name] == "away" for part in parts):
             status = "not_ready"
         if draining():
             status = "draining"
         return Response(
-            Readiness(status, **states),
+            Readiness(status, **states, schema=schema),
             status_code=HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE,
         )
 
     return Router("/health", route_handlers=[live, ready], response_headers={"Cache-Control": "no-store"})
 
 
-async def _answers(part: Part, outage: Outage | None) -> bool:
+class _Away(Struct, frozen=True):
+    """Instead of an answer."""
+
+
+async def _answer(part: Part, outage: Outage | None) -> Any:
     try:
-        await _in_time(part.check())
+        answer = await _in_time(part.check())
     except Exception as error:  # noqa: BLE001  # whatever it is, the part is away
         if outage is not None:
             outage.begin(error)
-        return False
+        return _Away()
     if outage is not None:
         outage.end()
-    return True
+    return answer
 
 
-async def _in_time(check: Awaitable[object]) -> None:
+async def _in_time(check: Awaitable[object]) -> object:
     """Raises TimeoutError after PATIENCE, also where what is cancelled then takes its time to end."""
     asking = asyncio.ensure_future(check)
     asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
@@ -87,6 +100,6 @@ async def _in_time(check: Awaitable[object]) -> None:
         await asyncio.wait([asking], timeout=PATIENCE)
         if not asking.done():
             raise TimeoutError
-        asking.result()
+        return asking.result()
     finally:
         asking.cancel()

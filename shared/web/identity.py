@@ -8,7 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from msgspec import Struct
 
-from shared.auth import Claims, check_token, is_report_token, verify_report_token, verify_ticket
+from shared.auth import Claims, TicketClaims, check_token, is_report_token, verify_report_token, verify_ticket
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.settings import Settings
 
@@ -59,13 +59,12 @@ async def authenticate(connection: Connection, handler: BaseRouteHandler) -> Non
     A handler names the scope that it needs by `scope_needed=…`, if it is not the one that its method needs. With
     `ticket_opens=True` a ticket of the batch in its address (`batch_id`) will do in place of a token, and with
     `reporter_opens=True` a report token will; a handler whose address names a job sees to it that it is of the
-    token's batch (`Claims.may_see`).
+    ticket's or token's batch (`Claims.may_see`).
 
     Raises Unauthenticated, Forbidden when the token lacks the scope, NotFound for another batch's ticket, Unavailable.
     """
     if handler.opt.get("ticket_opens"):
-        reading = await reader(connection, connection.path_params["batch_id"])
-        claims = Claims(reading.owner, frozenset({"read"}), reading.expires)
+        claims = await _ticket_or_bearer(connection)
     else:
         claims = await (reporter if handler.opt.get("reporter_opens") else bearer)(connection)
         method = connection.scope["method"]  # type: ignore[typeddict-item]
@@ -74,19 +73,36 @@ async def authenticate(connection: Connection, handler: BaseRouteHandler) -> Non
     connection.scope["user"] = claims.owner
 
 
+async def _ticket_or_bearer(connection: Connection) -> Claims:
+    if "batch_id" in connection.path_params:
+        reading = await reader(connection, connection.path_params["batch_id"])
+        return Claims(reading.owner, frozenset({"read"}), reading.expires)
+    ticket = _ticket(connection)
+    if ticket is None:
+        reading = await bearer_reader(connection)
+        return Claims(reading.owner, frozenset({"read"}), reading.expires)
+    return Claims(ticket.owner, frozenset({"read"}), ticket.expires, ticket.batch_id)
+
+
 async def reader(connection: Connection, batch_id: UUID) -> Reader:
     """Whoever may read this batch, by token or by ticket; whether it exists and is theirs, PostgreSQL knows.
 
     Raises Unauthenticated, Forbidden, NotFound for a ticket of another batch, and Unavailable.
     """
-    ticket = parse_qs(connection.scope["query_string"].decode("latin-1")).get("ticket")
-    if ticket and "authorization" not in connection.headers:
-        settings: Settings = connection.app.state.settings
-        claims = verify_ticket(settings, ticket[0])
+    if (claims := _ticket(connection)) is not None:
         if claims.batch_id != batch_id:
             raise NotFound
         return Reader(claims.owner, claims.expires, by_ticket=True)
     return await bearer_reader(connection)
+
+
+def _ticket(connection: Connection) -> TicketClaims | None:
+    """The one in the URL, if there is no token. Raises Unauthenticated for one that is not good (any more)."""
+    ticket = parse_qs(connection.scope["query_string"].decode("latin-1")).get("ticket")
+    if not ticket or "authorization" in connection.headers:
+        return None
+    settings: Settings = connection.app.state.settings
+    return verify_ticket(settings, ticket[0])
 
 
 async def bearer_reader(connection: Connection) -> Reader:

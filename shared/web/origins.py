@@ -15,7 +15,7 @@ from shared.web.handshakes import Handshakes
 from shared.web.methods import Methods
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
-ACCEPTED = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+ACCEPTED = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent, tracestate"
 """Headers that a page may send beyond those that any page may."""
 EXPOSED = "Allow, Content-Disposition, Location, Retry-After, WWW-Authenticate"
 """Headers that a page may read beyond those that any page may."""

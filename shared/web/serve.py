@@ -13,6 +13,7 @@ import uvicorn
 
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
+from shared.tracing import start_tracing, stop_tracing
 from shared.web.access import AccessLog
 from shared.web.protocol import Protocol
 from shared.web.sockets import Socket
@@ -41,10 +42,13 @@ def run_service(name: str, start: Callable[[Settings], None]) -> int:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, name)
+        start_tracing(name)
         start(settings)
     except (SettingsError, ServeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    finally:
+        stop_tracing()
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 
-from shared.channels import make_redis
+from shared.redis_clients import make_redis
 from tests.bench import (
     claims,
     creation,

@@ -8,7 +8,8 @@ from redis import Redis
 from sqlalchemy import Engine, make_url
 
 from shared.auth import issue_token
-from shared.channels import Frame, make_redis
+from shared.channels import Frame
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.bench.results import ROUNDS, Number, Result, Verdict, percentile
 from tests.bench.servers import Servers, engine

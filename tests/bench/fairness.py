@@ -5,8 +5,9 @@ from uuid import UUID
 from msgspec.structs import replace
 from sqlalchemy import Engine
 
-from shared.queue import TicketBroker, make_broker, send_tickets
+from shared.queue import make_broker, send_tickets
 from shared.settings import Settings
+from shared.tickets import TicketBroker
 from tests.bench.children import workers
 from tests.bench.results import ROUNDS, Number, Result, Verdict, ratios
 from tests.bench.servers import Servers, engine

@@ -10,9 +10,10 @@ from dramatiq import Actor
 from redis import Redis
 from sqlalchemy import Engine
 
-from shared.channels import make_redis
 from shared.jobs import JobStatus
-from shared.queue import TicketBroker, make_broker, send_tickets
+from shared.queue import make_broker, send_tickets
+from shared.redis_clients import make_redis
+from shared.tickets import TicketBroker
 from tests.bench.children import workers
 from tests.bench.results import ROUNDS, Number, Result, Verdict, percentile
 from tests.bench.servers import Servers, engine

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from redis import Redis
 
-from shared.channels import make_redis
 from shared.creation import TICKETS
 from shared.queue import make_broker, send_tickets
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.bench.children import Child, workers
 from tests.bench.results import ROUNDS, Number, Result, Verdict, ratios

@@ -4,7 +4,8 @@ import random
 import time
 from statistics import median
 
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
+from shared.redis_clients import make_redis
 from tests.bench.results import ROUNDS, Number, Result, Verdict, percentile, ratios
 from tests.bench.running import RunningBatch
 from tests.bench.servers import Servers, engine, execute

@@ -15,10 +15,11 @@ from msgspec import structs
 from services.api.app import create_app
 from services.worker.sweeper import Sweeper
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.database import make_engine
 from shared.kinds import KINDS
 from shared.queue import make_broker
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import (
     assert_consistent,
@@ -200,7 +201,7 @@ def test_a_lease_is_over_once(settings: Settings, engine: sa.Engine, proxy: Prox
     assert_consistent(engine, writer.batch_id)
     ours.dispose()
     redis.close()
-    broker.client.close()
+    broker.close()
     writer.close()
 
 

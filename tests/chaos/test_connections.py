@@ -14,11 +14,12 @@ from msgspec import structs
 from services.api.app import create_app
 from services.worker.sweeper import Sweeper
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.database import make_engine
 from shared.jobs import JobStatus
 from shared.kinds import KINDS
 from shared.queue import make_broker
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.audience import Audience
 from tests.support.batches import assert_consistent, batch_row, job_rows, transition_rows, wait_for
@@ -252,7 +253,7 @@ def _expire(settings: Settings, engine: sa.Engine, proxy: Proxy) -> None:
     assert reached.is_set()
     ours.dispose()
     redis.close()
-    broker.client.close()
+    broker.close()
 
 
 def _waiting(engine: sa.Engine) -> int:

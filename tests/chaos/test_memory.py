@@ -45,7 +45,7 @@ class Watched:
         return Stream(self.address, batch_id, self._token, **options)
 
     def is_well(self) -> bool:
-        return health(self.address) == {"status": "ready", "postgresql": "ok", "redis": "ok"}
+        return health(self.address) == {"status": "ready", "postgresql": "ok", "redis": "ok", "schema": "ok"}
 
     def check_flat(self, one_round: Callable[[], None]) -> None:
         """What a round leaves behind is gone before the next one."""

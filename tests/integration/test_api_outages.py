@@ -53,7 +53,7 @@ def test_without_redis_a_batch_is_created_and_cancelled_all_the_same(settings: S
         assert time.monotonic() - began < 1
         ready = anna.get("/health/ready")
         assert (ready.status_code, decoded(ready)["status"]) == (200, "ready")
-        assert decoded(ready) == {"status": "ready", "postgresql": "ok", "redis": "away"}
+        assert decoded(ready) == {"status": "ready", "postgresql": "ok", "redis": "away", "schema": "ok"}
 
 
 def test_a_frozen_redis_delays_a_request_by_about_a_second(settings: Settings) -> None:

@@ -1,17 +1,13 @@
 """Uploads over HTTP: what is kept, what is refused, and that a refused one leaves nothing."""
 
 import http.client
-import os
-import resource
 import socket
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
@@ -22,17 +18,21 @@ from services.api.app import create_app
 from services.api.uploads import PIECE
 from shared import models
 from shared.settings import Settings
-from shared.uploads import STALE, prepare, upload_path
 from tests.support.batches import wait_for
+from tests.support.depots import Depot, DirectoryDepot, depot
+from tests.support.s3_server import s3_server
+from tests.support.small_disk import longest_file
 from tests.support.web import assert_problem, client, decoded, served, wrong_paths
+
+__all__ = ["depot", "s3_server"]
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 LIMIT = 2**20
 
 
 @pytest.fixture
-def narrow(settings: Settings) -> Settings:
-    return structs.replace(settings, max_upload=LIMIT)
+def narrow(settings: Settings, depot: Depot) -> Settings:
+    return structs.replace(settings, max_upload=LIMIT, uploads=depot.place)
 
 
 @pytest.fixture
@@ -47,23 +47,22 @@ def anna(address: str, narrow: Settings) -> Iterator[httpx.Client]:
         yield anna
 
 
-def files(settings: Settings) -> list[str]:
-    return sorted(path.name for path in settings.uploads.iterdir())
+directory_only = pytest.mark.parametrize("depot", ["directory"], indirect=True)
 
 
-def test_a_file_is_kept(anna: httpx.Client, narrow: Settings, engine: sa.Engine) -> None:
+def test_a_file_is_kept(anna: httpx.Client, depot: Depot, engine: sa.Engine) -> None:
     content = JPEG + b"\r\n--boundary\r\n" * 70_000
     reply = anna.post("/api/uploads", files={"file": ("C:\\photos\\salon 1.png", content, "image/png")})
     said = decoded(reply)
     assert reply.status_code == 201
-    path = upload_path(narrow.uploads, UUID(said["uploadId"]))
-    assert path.read_bytes() == content
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert files(narrow) == [path.name]
+    assert depot.everything() == [said["uploadId"]]
+    assert depot.content(said["uploadId"]) == content
+    if isinstance(depot, DirectoryDepot):
+        assert stat.S_IMODE((depot.place / said["uploadId"]).stat().st_mode) == 0o600
     expires = datetime.fromisoformat(said.pop("expiresAt"))
     assert timedelta(hours=23) < expires - datetime.now(UTC) < timedelta(hours=25)
     assert said == {
-        "uploadId": path.name,
+        "uploadId": depot.names()[0],
         "name": "salon 1.png",
         "size": len(content),
         "contentType": "image/jpeg",
@@ -73,12 +72,12 @@ def test_a_file_is_kept(anna: httpx.Client, narrow: Settings, engine: sa.Engine)
     assert (row.owner, row.name, row.size, row.content_type) == ("anna", "salon 1.png", len(content), "image/jpeg")
 
 
-def test_a_file_of_any_size_that_is_allowed_is_kept_byte_by_byte(anna: httpx.Client, narrow: Settings) -> None:
+def test_a_file_of_any_size_that_is_allowed_is_kept_byte_by_byte(anna: httpx.Client, depot: Depot) -> None:
     for size in (1, 2**16 - 1, PIECE, PIECE + 1, LIMIT - 1, LIMIT):
         content = (bytes(range(251)) * (size // 251 + 1))[:size]
         said = decoded(anna.post("/api/uploads", files={"file": ("x", content)}))
         assert said["size"] == size
-        assert upload_path(narrow.uploads, UUID(said["uploadId"])).read_bytes() == content
+        assert depot.content(said["uploadId"]) == content
 
 
 def part(name: str = "file", content: bytes = b"x", filename: str | None = "a") -> bytes:
@@ -114,7 +113,7 @@ BODIES: list[tuple[bytes, int, list[str]]] = [
 ]
 
 
-def test_bodies(anna: httpx.Client, narrow: Settings) -> None:
+def test_bodies(anna: httpx.Client, depot: Depot) -> None:
     kept = 0
     for body, status, fields in BODIES:
         reply = anna.post("/api/uploads", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
@@ -124,7 +123,7 @@ def test_bodies(anna: httpx.Client, narrow: Settings) -> None:
         elif status == 400:
             assert_problem(reply, 400, "malformed")
         kept += status == 201
-        assert len(files(narrow)) == kept, body[:200]
+        assert len(depot.everything()) == kept, body[:200]
 
 
 def test_a_multipart_body_has_a_boundary(anna: httpx.Client) -> None:
@@ -133,7 +132,7 @@ def test_a_multipart_body_has_a_boundary(anna: httpx.Client) -> None:
         assert_problem(anna.post("/api/uploads", content=END, headers=headers), 400, "malformed")
 
 
-def test_a_file_that_is_too_long_is_refused_and_leaves_nothing(anna: httpx.Client, narrow: Settings) -> None:
+def test_a_file_that_is_too_long_is_refused_and_leaves_nothing(anna: httpx.Client, depot: Depot) -> None:
     reply = anna.post("/api/uploads", files={"file": ("x", b"x" * (LIMIT + 1))})
     assert_problem(reply, 413, "too_large")
     reply = anna.post("/api/uploads", files={"file": ("x", b"x" * (2 * LIMIT))})
@@ -146,24 +145,25 @@ def test_a_file_that_is_too_long_is_refused_and_leaves_nothing(anna: httpx.Clien
 
     reply = anna.post("/api/uploads", content=chunked(), headers={"Content-Type": "multipart/form-data; boundary=b"})
     assert_problem(reply, 413, "too_large")
-    assert files(narrow) == []
+    assert depot.everything() == []
 
 
-def test_it_answers_before_all_of_a_file_that_is_too_long_was_sent(anna: httpx.Client, narrow: Settings) -> None:
+def test_it_answers_before_all_of_a_file_that_is_too_long_was_sent(anna: httpx.Client, depot: Depot) -> None:
     with sending(anna) as connection:
         send_chunk(connection, part(content=b"x" * (LIMIT + PIECE))[:-2])
         reply = connection.getresponse()  # the body has not ended
         assert reply.status == 413
-    assert files(narrow) == []
+    assert depot.everything() == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(anna: httpx.Client, narrow: Settings, engine: sa.Engine) -> None:
-    with sending(anna) as connection:
-        send_chunk(connection, part(content=b"x" * 600_000)[:-2])
-        wait_for(lambda: files(narrow), "the file to be begun")
-        (name,) = files(narrow)
-        assert name.endswith(".part")
-    wait_for(lambda: not files(narrow), "the file to be removed")
+def test_an_upload_that_breaks_off_leaves_nothing(settings: Settings, depot: Depot, engine: sa.Engine) -> None:
+    settings = structs.replace(settings, uploads=depot.place)
+    with served(create_app(settings)) as address, client(address, settings) as anna:
+        with sending(anna) as connection:
+            send_chunk(connection, part(content=b"x" * 11 * 2**20)[:-2])
+            wait_for(depot.unfinished, "the file to be begun")
+            assert depot.names() == []
+        wait_for(lambda: not depot.everything(), "the file to be removed")
     with engine.connect() as connection_:
         assert connection_.execute(sa.select(models.uploads)).all() == []
 
@@ -189,28 +189,18 @@ def send_chunk(connection: http.client.HTTPConnection, data: bytes) -> None:
     connection.send(b"%x\r\n%b\r\n" % (len(data), data))
 
 
-@contextmanager
-def longest_file(size: int) -> Iterator[None]:
-    """A disk that is full, as far as any process without privileges can have one: no file may grow past `size`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(anna: httpx.Client, narrow: Settings, engine: sa.Engine) -> None:
+@directory_only
+def test_a_full_disk_is_said_and_leaves_nothing(anna: httpx.Client, depot: Depot, engine: sa.Engine) -> None:
     with longest_file(300_000):
         reply = anna.post("/api/uploads", files={"file": ("x", b"x" * 900_000)})
     assert_problem(reply, 507, "disk_full")
-    assert files(narrow) == []
+    assert depot.everything() == []
     with engine.connect() as connection:
         assert connection.execute(sa.select(models.uploads)).all() == []
     assert anna.post("/api/uploads", files={"file": ("x", b"x" * 900_000)}).status_code == 201
 
 
-def test_many_at_once_do_not_mix(anna: httpx.Client, narrow: Settings) -> None:
+def test_many_at_once_do_not_mix(anna: httpx.Client, depot: Depot) -> None:
     contents = [bytes([number]) * (400_000 + number) for number in range(12)]
 
     def send(content: bytes) -> Any:
@@ -219,18 +209,13 @@ def test_many_at_once_do_not_mix(anna: httpx.Client, narrow: Settings) -> None:
     with ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(send, contents))
     for reply, content in zip(replies, contents, strict=True):
-        assert upload_path(narrow.uploads, UUID(reply["uploadId"])).read_bytes() == content
+        assert depot.content(reply["uploadId"]) == content
 
 
-def test_what_a_process_that_died_left_is_removed_in_time(tmp_path: Path) -> None:
-    root = tmp_path / "made" / "here"
-    prepare(root)
-    assert stat.S_IMODE(root.stat().st_mode) == 0o700
-    old, new, whole = root / "1.part", root / "2.part", root / "3"
-    for path in (old, new, whole):
-        path.write_bytes(b"x")
-    long_ago = datetime.now(UTC).timestamp() - STALE - 60
-    for path in (old, whole):
-        os.utime(path, (long_ago, long_ago))
-    prepare(root)
-    assert sorted(root.iterdir()) == [new, whole]
+def test_an_upload_whose_row_cannot_be_stored_leaves_nothing(
+    anna: httpx.Client, depot: Depot, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE uploads RENAME TO elsewhere"))
+    assert_problem(anna.post("/api/uploads", files={"file": ("x", b"x" * 900_000)}), 500, "internal")
+    assert depot.everything() == []

@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from services.worker import housekeeping as housekeeping_module
 from services.worker.housekeeping import Housekeeping
 from shared import models, queries
-from shared.channels import Publisher, batch_channel, make_redis
+from shared.channels import Publisher, batch_channel
 from shared.deletion import Unfinished, delete_batch
+from shared.files import make_files
+from shared.redis_clients import make_redis
 from shared.settings import Settings
-from shared.uploads import upload_path
 from tests.support.batches import OWNER, batch_row, cancel, make_batch, wait_for
 from tests.support.locks import held, waiting
 
@@ -25,7 +26,7 @@ DAY = 24 * 3600
 @pytest.fixture
 def housekeeping(engine: sa.Engine, settings: Settings) -> Iterator[Housekeeping]:
     with make_redis(settings.redis_url) as hints:
-        yield Housekeeping(engine, Publisher(hints, settings.namespace), settings)
+        yield Housekeeping(engine, Publisher(hints, settings.namespace), settings, make_files(settings))
 
 
 def age(engine: sa.Engine, batch_id: UUID, seconds: float) -> None:
@@ -41,7 +42,7 @@ def upload(engine: sa.Engine, settings: Settings) -> UUID:
     with engine.begin() as connection:
         connection.execute(queries.ADD_UPLOAD, row)
         connection.execute(queries.USE_UPLOADS, {"ids": [upload_id], "owner": OWNER})
-    path = upload_path(settings.uploads, upload_id)
+    path = settings.uploads / str(upload_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     return upload_id
@@ -158,28 +159,28 @@ def test_uploads_go_with_the_last_batch_that_names_them(
     age(engine, first, settings.retention + 5)
     housekeeping.round()
     assert (expires(engine, both), expires(engine, one)) == (False, True)
-    assert upload_path(settings.uploads, one).exists(), "it may be named again for a day"
+    assert (settings.uploads / str(one)).exists(), "it may be named again for a day"
     age(engine, second, settings.retention + 5)
     housekeeping.round()
     assert expires(engine, both)
     with engine.begin() as connection:
         connection.execute(sa.update(models.uploads).values(expires_at=sa.func.now() - sa.text("interval '1 second'")))
     housekeeping.round()
-    assert not any(upload_path(settings.uploads, upload_id).exists() for upload_id in (both, one))
+    assert not any((settings.uploads / str(upload_id)).exists() for upload_id in (both, one))
 
 
 def test_a_file_that_cannot_be_removed_keeps_nothing_else_from_going(
     housekeeping: Housekeeping, engine: sa.Engine, settings: Settings
 ) -> None:
     uploads = [overdue(engine, settings) for _ in range(3)]
-    stubborn = upload_path(settings.uploads, uploads[1])
+    stubborn = settings.uploads / str(uploads[1])
     stubborn.unlink()
     stubborn.mkdir()
     with capture_logs() as logs:
         assert not housekeeping.round()
     assert kept(engine) == {uploads[1]}
     assert list(settings.uploads.iterdir()) == [stubborn]
-    assert [entry["upload"] for entry in logs if "cannot be removed" in entry["event"]] == [str(uploads[1])]
+    assert [entry["id"] for entry in logs if "cannot be removed" in entry["event"]] == [str(uploads[1])]
     stubborn.rmdir()
     stubborn.write_bytes(b"x")
     housekeeping.round()

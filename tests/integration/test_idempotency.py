@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from services.api.app import create_app
 from services.worker.housekeeping import Housekeeping
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
+from shared.files import make_files
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import make_batch, wait_for
 from tests.support.processes import service
@@ -122,7 +124,7 @@ def test_a_key_is_forgotten_after_a_day(anna: httpx.Client, engine: sa.Engine, s
     with engine.begin() as connection:
         connection.execute(sa.update(table).where(table.c.key == "key").values(created_at=old))
     with make_redis(settings.redis_url) as hints:
-        Housekeeping(engine, Publisher(hints, settings.namespace), settings).round()
+        Housekeeping(engine, Publisher(hints, settings.namespace), settings, make_files(settings)).round()
     with engine.connect() as connection:
         assert connection.execute(sa.select(table.c.key)).scalars().all() == ["young"]
 

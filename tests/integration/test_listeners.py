@@ -26,14 +26,16 @@ from services.worker.housekeeping import Housekeeping
 from services.worker.listeners import load_listeners
 from services.worker.process import WorkerProcess, quiet_dramatiq
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.creation import NewJob, create_batch
 from shared.database import make_engine
 from shared.deletion import delete_batch
+from shared.files import make_files
 from shared.jobs import JobStatus
 from shared.kinds import KINDS
 from shared.kinds.plugin import PluginError
 from shared.listeners import Listener, TransitionEvent
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import OWNER, cancel, job_rows, make_batch, transition_rows, wait_finished, wait_for
 from tests.support.outages import no_database
@@ -373,7 +375,7 @@ def test_housekeeping_forgets_a_listener_that_nobody_has_had_for_a_day(
         at = sa.func.now() - sa.text("interval '25 hours'")
         connection.execute(sa.update(models.listeners).where(models.listeners.c.name == "gone").values(seen_at=at))
     with make_redis(settings.redis_url) as hints, capture_logs() as logs:
-        Housekeeping(engine, Publisher(hints, settings.namespace), settings).round()
+        Housekeeping(engine, Publisher(hints, settings.namespace), settings, make_files(settings)).round()
     assert [row.listener for row in outbox(engine)] == ["there"]
     assert [line["listener"] for line in logs] == ["gone"]
     make_batch(engine)

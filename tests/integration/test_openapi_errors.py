@@ -64,6 +64,7 @@ class Place:
 
     def filled(self, path: str, variables: dict[str, Any]) -> str:
         known = {"path": "page.css", "name": "swagger-ui.css", "code": "invalid", "id": self.finished.batch_id}
+        known["artifact"] = self.finished.batch_id  # an id that is none
         if path.startswith("/api/jobs"):
             known["id"] = self.finished.jobs[0]
         return path.format(**known | variables)
@@ -125,7 +126,7 @@ def content_type(method: str, path: str) -> dict[str, str]:
 
 
 def missing(place: Place, method: str, path: str) -> httpx.Response:
-    variables = dict.fromkeys(("id", "path", "name", "code"), str(uuid4()))
+    variables = dict.fromkeys(("id", "path", "name", "code", "artifact"), str(uuid4()))
     reply = place.ask(place.user, method, path, variables=variables)
     if path == "/batches/{id}":  # the page is there for every id; its script knows better
         assert reply.status_code == 200

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
+from uuid_utils.compat import uuid7
 
+from shared import models
 from shared.auth import issue_token
 from shared.jobs import JobStatus
 from shared.settings import Settings
@@ -77,7 +80,22 @@ def batches_in_every_state(engine: sa.Engine, settings: Settings) -> dict[str, l
     return {
         "batches": [str(writer.batch_id) for writer in writers],
         "jobs": [str(job) for writer in writers for job in writer.jobs],
+        "artifacts": [
+            f"{writer.jobs[0]}/{give_file(engine, settings, writer.batch_id, writer.jobs[0])}" for writer in writers
+        ],
     }
+
+
+def give_file(engine: sa.Engine, settings: Settings, batch_id: UUID, job_id: UUID) -> UUID:
+    """One that the job has given; its id."""
+    artifact = uuid7()
+    (settings.uploads / str(artifact)).write_bytes(b"a file")
+    now = sa.func.clock_timestamp()
+    row = {"id": artifact, "batch_id": batch_id, "job_id": job_id, "attempt": 1, "name": "file.txt", "size": 6}
+    with engine.begin() as connection:
+        given = models.artifacts.insert().values(**row, content_type="text/plain", created_at=now, expires_at=now)
+        connection.execute(given)
+    return artifact
 
 
 @pytest.mark.timeout(300)

@@ -20,6 +20,7 @@ from shared import models, queries
 from tests.support.filled import (
     BIG,
     FINISHED,
+    GIVEN,
     HELD,
     JOBS,
     LANES,
@@ -40,7 +41,17 @@ from tests.support.filled import (
 from tests.support.plans import Mode, explain
 
 SMALL = frozenset(
-    {"installation", "kind_turns", "lanes", "listeners", "owner_turns", "paces", "queue_turns", "workers"}
+    {
+        "alembic_version",
+        "installation",
+        "kind_turns",
+        "lanes",
+        "listeners",
+        "owner_turns",
+        "paces",
+        "queue_turns",
+        "workers",
+    }
 )
 """May be read from end to end: one row, or a narrow one for each kind, priority, listener, process, live batch, and
 for each owner of one."""
@@ -253,6 +264,8 @@ CASES: dict[str, list[Case]] = {
                 "open": False,
                 "after_any": False,
                 "held": False,
+                "traceparent": None,
+                "tracestate": None,
                 **SCHEDULE,
             }
         )
@@ -489,7 +502,42 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "USE_UPLOADS_FOR": [Case(given={"batch_id": batch_id(FINISHED), "ids": [upload_id(1)]})],
-    "EXPIRED_UPLOADS": [Case(given={"uploads": 100}, reads="ix_uploads_expires_at", visits=100)],
+    "EXPIRED_UPLOADS": [Case(given={"files": 100}, reads="ix_uploads_expires_at", visits=100)],
+    "ADD_ARTIFACT": [Case(given={"id": NEW, "attempt": 1, "name": "a", "ttl": 60.0})],
+    "ARTIFACTS_OF_RUN": [Case(given={"job_id": job_id(BIG, 1), "token": TOKEN}, reads="pk_jobs", visits=1)],
+    "RECORD_ARTIFACTS": [
+        Case(
+            given={
+                **of_big(job_id=job_id(BIG, 1)),
+                "ids": [upload_id(n) for n in range(GIVEN + 1, GIVEN + 21)],
+                "sizes": [1] * 20,
+                "content_types": ["a/b"] * 20,
+            },
+            reads="pk_artifacts",
+            visits=20,
+        )
+    ],
+    "SHOW_ARTIFACTS": [Case(given={"job_id": job_id(BIG, 1), "artifacts": "[]"}, reads="pk_jobs", visits=1)],
+    "LET_GO_OTHER_ARTIFACTS": [
+        Case(given={"job_id": job_id(BIG, 1), "ids": [NEW]}, reads="ix_artifacts_job_id", visits=2)
+    ],
+    "LET_GO_ARTIFACTS": [Case(given={"batch_id": batch_id(FINISHED)}, reads="ix_artifacts_batch_id", visits=1000)],
+    "ARTIFACTS": [
+        Case(
+            given={"job_id": job_id(BIG, 5), "owner": OWNER},
+            reads="pk_jobs + pk_batches + ix_artifacts_job_id | pk_jobs + ix_batches_owner_id + ix_artifacts_job_id",
+            visits=4,
+            sorts=2,
+        )
+    ],
+    "EXPIRED_ARTIFACTS": [Case(given={"files": 100}, reads="ix_artifacts_expires_at", visits=100)],
+    "DELETE_ARTIFACTS": [
+        Case(
+            given={"ids": [upload_id(n) for n in range(GIVEN + 1, GIVEN + 101)]},
+            reads="pk_artifacts",
+            visits=100,
+        )
+    ],
     "DELETE_UPLOADS": [
         Case(
             given={"ids": [upload_id(upload) for upload in range(SOME + 1, 2 * SOME + 1)]},
@@ -533,12 +581,23 @@ CASES: dict[str, list[Case]] = {
     "WORKERS": [Case(given={"after": worker_id(1), "limit": 51, "lease": 15.0}, reads="pk_workers", visits=51)],
     "DRAIN_WORKER": [Case(given={"id": worker_id(1), "lease": 15.0}, reads="pk_workers", visits=1)],
     "RUNNING_JOBS": [Case(given={"ids": RUNNING}, reads="pk_jobs + pk_batches", visits=2 * len(RUNNING))],
+    # what /metrics tells
+    "FACTS": [
+        Case(
+            given={"lease": 15.0},
+            reads="pk_batches + ix_jobs_delayed + ix_transitions_batch_id_id + ix_outbox_due_at",
+            visits=4 * LANES + WORKERS + OUTBOX + BIG + SOME,
+            sorts=LANES,
+        )
+    ],
     # paces
     "KIND_PACE": [Case(given={"kind": "rehearsal"}, reads="pk_paces | ", visits=1)],
     "PACE_TO_MOVE": [Case(given={"kind": "rehearsal"}, reads="pk_paces | ", visits=2)],
     "MOVE_PACE": [Case(given={"kind": "rehearsal", "pace": "[]"}, reads="pk_paces | ", visits=1)],
     # nothing to read
     "EPOCH": [Case()],
+    "MIGRATED": [Case()],
+    "REVISION": [Case(visits=1)],
     "ROTATE_EPOCH": [Case(visits=1)],
     "CLOCK": [Case()],
     "TRY_LOCK": [Case(given={"lock": 1})],

@@ -65,7 +65,8 @@ def test_it_opens_nothing_else(program: httpx.Client, batch: dict[str, Any]) -> 
     first, _ = ids(program, batch)
     assert len(OTHERS) > 15
     for method, path in OTHERS:
-        reply = program.request(method, path.format(id=first if "/jobs/" in path else batch["batchId"]))
+        place = path.format(id=first if "/jobs/" in path else batch["batchId"], artifact=uuid4())
+        reply = program.request(method, place)
         assert reply.status_code == 401, (method, path)
         assert batch["reportToken"] not in reply.text
     for path in ("stream", "changes", "logs"):  # nor is it a ticket

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from services.api.app import create_app
 from services.worker.sweeper import Sweeper
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.kinds import KINDS, QUEUES
 from shared.queue import make_broker
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import assert_consistent, batch_row, job_rows, wait_for
 from tests.support.elsewhere import Run, external
@@ -34,7 +35,7 @@ def sweep(settings: Settings, engine: sa.Engine) -> Iterator[Callable[[], None]]
     with make_redis(settings.redis_url) as redis:
         publisher = Publisher(redis, settings.namespace)
         yield Sweeper(engine, broker, publisher, replace(settings, lease=1), KINDS).sweep
-    broker.client.close()
+    broker.close()
 
 
 def first_job(engine: sa.Engine, batch: dict[str, Any]) -> sa.Row[Any]:

@@ -16,8 +16,9 @@ from services.stream.app import create_app
 from services.worker import housekeeping
 from services.worker.process import WorkerProcess, quiet_dramatiq
 from shared.auth import issue_token
-from shared.channels import FORMAT, Frame, Publisher, make_redis
+from shared.channels import FORMAT, Frame, Publisher
 from shared.kinds import KINDS
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
 from tests.support.metrics import Numbers

@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from msgspec import to_builtins
 
 from shared import models, queries
-from shared.events import encode
+from shared.events import Artifact, encode
 from shared.jobs import JobStatus
 from shared.rows import job_of, line_of
 from tests.support.odd import ODD_TEXTS
@@ -45,6 +46,7 @@ def test_a_job(writer: Writer, zone: str) -> None:
         job(writer, 1001, items_done=1, items_failed=2, items_total=LARGEST, cancel_requested=True),
         job(writer, 1002, metadata={"a": [1, -2.5e-7, None, True, {}], "b: c, d": "".join(map(chr, range(1, 0x180)))}),
         job(writer, 1003, metadata={}),
+        job(writer, 1004, artifacts=to_builtins([Artifact(str(uuid4()), text, 2**40, "a/b") for text in ODD_TEXTS])),
         job(writer, LARGEST, error_code="x", error_message=ODD_TEXTS[0], attempt=LARGEST, progress=100),
     ]
     with writer.engine.begin() as connection:
@@ -108,6 +110,7 @@ def job(writer: Writer, position: int, *, at: datetime | None = None, **fields: 
         "error_code": None,
         "error_message": None,
         "metadata": None,
+        "artifacts": None,
         "last_line": 0,
         "started_at": at,
         "finished_at": at,

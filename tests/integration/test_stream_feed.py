@@ -20,10 +20,11 @@ from services.stream.feed import LATEST
 from shared import models, queries
 from shared.auth import Claims, issue_ticket, issue_token
 from shared.changes import commit
-from shared.channels import FORMAT, Frame, Publisher, make_redis, owner_channel, uncertain
+from shared.channels import FORMAT, Frame, Publisher, owner_channel, uncertain
 from shared.deletion import delete_batch
 from shared.events import encode
 from shared.jobs import JobStatus
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import OWNER, cancel, make_batch, wait_for
 from tests.support.feeds import FeedRecord, FeedStream

@@ -10,7 +10,9 @@ from services.stream.app import create_app
 from services.stream.feed import ACTIVE
 from services.worker.housekeeping import Housekeeping
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
+from shared.files import make_files
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import cancel, make_batch
 from tests.support.feeds import FeedStream
@@ -78,5 +80,5 @@ def test_what_is_kept_no_longer_is_told_as_deleted(settings: Settings, engine: s
         make_redis(settings.redis_url) as hints,
     ):
         assert stream.all() == [str(new), str(old)]
-        Housekeeping(engine, Publisher(hints, settings.namespace), settings).round()
+        Housekeeping(engine, Publisher(hints, settings.namespace), settings, make_files(settings)).round()
         assert stream.to(old, None) is None

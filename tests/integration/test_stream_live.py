@@ -166,7 +166,7 @@ def test_redis_goes_and_comes_back_and_viewers_notice_nothing(
         valkey.stop()
         for percent in (10, 20):
             stream.to_version(writer.progress(0, percent, lines=1))
-        assert health(address) == {"status": "ready", "postgresql": "ok", "redis": "away"}
+        assert health(address) == {"status": "ready", "postgresql": "ok", "redis": "away", "schema": "ok"}
         writer.progress(0, 30, lines=1)
         valkey.start()
         wait_for(lambda: health(address)["redis"] == "ok", "the stream service to find Redis again")

@@ -40,7 +40,7 @@ def writer(make_writer: Callable[..., Writer]) -> Writer:
 
 
 def test_a_batch_that_is_watched_to_its_end(settings: Settings, writer: Writer, token: str) -> None:
-    with stream_process(settings) as (address, process):
+    with stream_process(replace(settings, drain_grace=20)) as (address, process):
         numbers = Numbers(address)
         numbers.wait("redis_up", 1)
         fresh = numbers.read()

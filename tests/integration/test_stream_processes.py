@@ -136,6 +136,6 @@ def test_both_services_at_one_address(settings: Settings) -> None:
     assert told == {name: read[name] for name in told}  # api says where the stream is, too
     assert events[-1].name == "complete"
     assert events[-1].data["status"] == "CANCELLED"
-    assert ready == {"status": "ready", "postgresql": "ok", "redis": "ok"}
+    assert ready == {"status": "ready", "postgresql": "ok", "redis": "ok", "schema": "ok"}
     assert numbers["connections_opened_total{events}"] == 1
     assert code == 0

@@ -8,9 +8,10 @@ from msgspec import structs
 from services.worker import sweeper as sweeper_module
 from services.worker.sweeper import Sweeper
 from shared import models
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.kinds import KINDS
 from shared.queue import make_broker
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import batch_row
 from tests.support.locks import held
@@ -37,5 +38,5 @@ def test_one_process_sweeps_at_a_time(settings: Settings, engine: sa.Engine) -> 
                 time.sleep(0.1)
             assert batch_row(engine, writer.batch_id).processing == 1, "it is the other's to end"
         sweeper.sweep()
-    broker.client.close()
+    broker.close()
     assert batch_row(engine, writer.batch_id).processing == 0, "after all that time it needs no further look"

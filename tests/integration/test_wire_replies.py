@@ -33,7 +33,7 @@ SUBMISSION = {
     "metadata": {"order": 7},
     "concurrency": 1,
     "jobs": [
-        {"name": "first", "params": {"steps": 2, "stepMs": 1, "logsPerStep": 1}},
+        {"name": "first", "params": {"steps": 2, "stepMs": 1, "logsPerStep": 1, "artifactBytes": 64}},
         {"name": "second", "params": {"steps": 2, "stepMs": 1, "failAtStep": 2}},
     ],
 }
@@ -51,9 +51,9 @@ class Recorder:
         self.user = user
         self.replies: list[dict[str, Any]] = []
 
-    def ask(self, method: str, path: str, id_: str = "", *, note: str = "", **more: Any) -> Any:
+    def ask(self, method: str, path: str, id_: str = "", artifact: str = "", *, note: str = "", **more: Any) -> Any:
         """The reply's JSON. What was sent and came is checked against the OpenAPI document, and noted."""
-        variables = {"id": id_, "path": "icon.svg", "name": "swagger-ui.css", "code": "conflict"}
+        variables = {"id": id_, "artifact": artifact, "path": "icon.svg", "name": "swagger-ui.css", "code": "conflict"}
         reply = self.user.request(method, path.format(**variables), **more)
         check_reply(method, path, reply)
         named = {*reply_described(method, path, reply.status_code).get("headers", {}), "Content-Type"}
@@ -119,6 +119,8 @@ def record_the_end(recorder: Recorder, batch_id: str, first: str, second: str) -
     ask("GET", f"{BATCH}/jobs", batch_id, note="finished, a page of one", params={"limit": 1})
     ask("GET", JOB, first, note="completed")
     ask("GET", JOB, second, note="failed")
+    (artifact,) = ask("GET", f"{JOB}/artifacts", first)["items"]
+    ask("GET", f"{JOB}/artifacts/{{artifact}}", first, artifact["id"])
     ask("GET", f"{BATCH}/logs", batch_id)
     ask("GET", f"{BATCH}/logs", batch_id, note="of one job", params={"job": second, "level": "error,warn", "limit": 1})
     ask("GET", f"{BATCH}/logs", batch_id, note="to download", params={"format": "text"})

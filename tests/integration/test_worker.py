@@ -111,7 +111,7 @@ FAILURES: list[tuple[Callable[..., Any], str, str]] = [
     (too_large, "result_too_large", "at most 262144"),
     (nul, "unencodable_result", "NUL"),
     (no_generator, "no_generator", "must yield at least once"),
-    (yields_nonsense, "exception", "Checkpoint or None, not str"),
+    (yields_nonsense, "exception", "Artifact or None, not str"),
     (endless, "time_limit", "time limit of 1 s"),
     (never_yields, "time_limit", "past its time limit"),
     (negative_items, "exception", "whole numbers"),

@@ -16,7 +16,9 @@ from msgspec import structs
 from services.api.app import create_app
 from services.worker.housekeeping import Housekeeping
 from shared import models
-from shared.channels import Publisher, broker_namespace, make_redis
+from shared.channels import Publisher, broker_namespace
+from shared.files import make_files
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import assert_consistent, job_rows, make_batch, transition_rows, wait_for
 from tests.support.processes import worker
@@ -105,7 +107,7 @@ def test_a_worker_that_is_not_heard_of_is_lost_and_then_forgotten(
         assert await_one(admin, status="lost")["seenAt"] >= one["seenAt"]
     late, too_late = add_worker(engine, silent=2 * settings.lease), add_worker(engine, silent=5 * settings.lease)
     with make_redis(settings.redis_url) as hints:
-        Housekeeping(engine, Publisher(hints, settings.namespace), settings).round()
+        Housekeeping(engine, Publisher(hints, settings.namespace), settings, make_files(settings)).round()
     left = {item["id"] for item in seen(admin)}
     assert str(late) in left
     assert str(too_late) not in left

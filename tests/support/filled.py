@@ -21,6 +21,8 @@ HELD = 50
 LATE = 40
 """Lanes of batches that had to have ended by now; as many others still have time."""
 LEASED = 1_010
+GIVEN = 100_000
+"""From the number after this on: artifacts that belong to nobody."""
 DUE = 300
 """Of 1,000 batches so many have news for the listener `one` that are to be told now."""
 OUTBOX = 3_201
@@ -107,6 +109,14 @@ _FILL = f"""
 
     INSERT INTO upload_uses (batch_id, upload_id)
     SELECT pg_temp.id(b, 0), pg_temp.id(0, b * 90 + u) FROM sizes, generate_series(1, 100) AS u WHERE b <= {BIG};
+
+    INSERT INTO artifacts (id, batch_id, job_id, attempt, name, size, content_type, created_at, expires_at)
+    SELECT pg_temp.id(b + p * 5000, n), pg_temp.id(b, 0), pg_temp.id(b, p + 1), 1, 'file ' || n, 1000, 'a/b', now(),
+        now()
+    FROM made, generate_series(1, 2) AS n;
+    INSERT INTO artifacts (id, attempt, name, size, content_type, created_at, expires_at)
+    SELECT pg_temp.id(0, {GIVEN} + n), 1, 'file', 1000, 'a/b', now(), now() + (n - 500) * interval '1 minute'
+    FROM generate_series(1, 1000) AS n;
 
     INSERT INTO idempotency_keys (owner, key, body, batch_id, created_at)
     SELECT 'owner ' || k % 40, 'key ' || k, '\\x00', pg_temp.id(1000 + k % 3000, 0), now() - (k - 100) * interval '4 s'

@@ -1,6 +1,7 @@
 """Hooks for schemathesis, which loads this file by itself: what it makes up is led to things that there are.
 
-The ids of those stand in FUZZ_IDS, as JSON: {"batches": […], "jobs": […], "uploads": […], "workers": […]}.
+The ids of those stand in FUZZ_IDS, as JSON: {"batches": […], "jobs": […], "uploads": […], "workers": […],
+"artifacts": ["<job>/<artifact>", …]}.
 """
 
 import json
@@ -79,16 +80,27 @@ def _fit(job: dict[str, Any], *, added: bool) -> None:
         params["uploadId"] = _led(params["uploadId"], _KNOWN["uploads"], 0)
 
 
+def _put_in_place(case: Any, variables: dict[str, Any]) -> None:
+    """Ids in the path lead to what there is; a stranger's are one in five."""
+    if "artifact" in variables and sum(variables["artifact"].encode()) % 5:
+        known = _KNOWN["artifacts"]
+        variables["id"], _, variables["artifact"] = known[sum(variables["id"].encode()) % len(known)].partition("/")
+    elif "id" in variables:
+        kind = next((kind for kind in ("jobs", "workers") if case.path.startswith(f"/api/{kind}/")), "batches")
+        known = _KNOWN[kind]
+        if case.operation.label != _ADD:
+            variables["id"] = _led(variables["id"], known, 5)
+        elif variables["id"] not in known:  # of those few that take jobs no stranger's, and none of another kind
+            variables["id"] = known[sum(variables["id"].encode()) % len(known)]
+
+
 _ARRANGED = {"/api/batches": _put_ahead, "/api/jobs/{id}/report": _put_in_order}
 
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: dict[str, Any]) -> None:
     variables = case.path_parameters or {}
-    if "id" in variables:
-        kind = next((kind for kind in ("jobs", "workers") if case.path.startswith(f"/api/{kind}/")), "batches")
-        # a stranger's one in five times; of those few that are asked to take jobs none
-        variables["id"] = _led(variables["id"], _KNOWN[kind], 0 if case.operation.label == _ADD else 5)
+    _put_in_place(case, variables)
     if "path" in variables:
         variables["path"] = "page.css"
     if case.query and isinstance(case.query.get("cursor"), str):

@@ -144,7 +144,7 @@ class Installation:
         settings: Settings,
         directory: Path,
         postgres: Store | None,
-        valkey: Store,
+        valkey: Store | None,
         *,
         with_api: bool,
         more: More | None,
@@ -152,9 +152,9 @@ class Installation:
     ) -> None:
         self.settings = settings
         self._more, self._errors = more, errors
-        self.engine = make_engine(settings.database_url, pool_size=5, application="test")
+        self.engine = make_engine(settings.database_url, pool_size=5, application="test", pooler=settings.pooler)
         self._postgres = postgres
-        self.valkey = valkey
+        self._valkey = valkey
         self._directory = directory
         self.workers = [self._worker() for _ in range(2)]
         self._api = self._web("services.api") if with_api else None
@@ -168,6 +168,11 @@ class Installation:
     def postgres(self) -> Store:
         assert self._postgres is not None, "this installation shares its PostgreSQL with others"
         return self._postgres
+
+    @property
+    def valkey(self) -> Store:
+        assert self._valkey is not None, "this installation was given its Redis"
+        return self._valkey
 
     @property
     def api(self) -> Service:
@@ -219,19 +224,23 @@ def installed(
     directory: Path,
     *,
     own_postgres: bool | MakePostgres = False,
+    own_redis: bool = True,
     with_api: bool = False,
     more: More | None = None,
     errors: Path | None = None,
 ) -> Iterator[Installation]:
-    """It runs; killed in the end. Without a PostgreSQL of its own it uses that of the settings.
+    """It runs; killed in the end. Without a PostgreSQL, or a Redis, of its own it uses that of the settings.
 
     `errors`: where services write what they say, if not to their logs.
     """
     with ExitStack() as stack:
-        valkey = Valkey(directory / "valkey", own_port())  # to which it comes back when it was killed
-        stack.callback(valkey.stop)
-        valkey.start()
-        postgres = None
+        valkey = postgres = None
+        if own_redis:
+            server = Valkey(directory / "valkey", own_port())  # to which it comes back when it was killed
+            stack.callback(server.stop)
+            server.start()
+            settings = structs.replace(settings, redis_url=server.url)
+            valkey = Store(server)
         if own_postgres:
             where = directory / "postgres"
             postgres = Postgres(where, own_port()) if own_postgres is True else own_postgres(where)
@@ -239,9 +248,8 @@ def installed(
             postgres.start()
             migrate(postgres.url)
             settings = structs.replace(settings, database_url=postgres.url)
-        settings = structs.replace(settings, redis_url=valkey.url)
         store = None if postgres is None else Store(postgres)
-        whole = Installation(settings, directory, store, Store(valkey), with_api=with_api, more=more, errors=errors)
+        whole = Installation(settings, directory, store, valkey, with_api=with_api, more=more, errors=errors)
         stack.callback(whole.engine.dispose)
         stack.callback(_end, whole)
         for service in whole.services:
@@ -252,7 +260,8 @@ def installed(
 
 
 def _end(whole: Installation) -> None:
-    whole.valkey.thaw()
+    if whole._valkey is not None:
+        whole._valkey.thaw()
     if whole._postgres is not None:
         whole._postgres.thaw()
     for service in whole.services:

@@ -92,6 +92,7 @@ def ordeal(
     directory: Path,
     *,
     own_postgres: bool | MakePostgres = False,
+    own_redis: bool = True,
     with_api: bool = False,
     more: More | None = None,
     errors: Path | None = None,
@@ -101,7 +102,13 @@ def ordeal(
     # short enough to be seen
     settings = structs.replace(settings, lease=2, heartbeat=1, lifetime=6, poll=0.5, version_check=3)
     with installed(
-        settings, directory, own_postgres=own_postgres, with_api=with_api, more=more, errors=errors
+        settings,
+        directory,
+        own_postgres=own_postgres,
+        own_redis=own_redis,
+        with_api=with_api,
+        more=more,
+        errors=errors,
     ) as whole:
         record_history(whole.engine)
         if with_api:

@@ -7,9 +7,10 @@ import msgspec
 import sqlalchemy as sa
 
 from shared.changes import Change
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.creation import NewJob, create_batch
 from shared.kinds import KINDS
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.support.batches import OWNER, batch_row, job_rows, transition_rows
 from tests.support.history import History

@@ -1,8 +1,14 @@
-"""A small disk that a process, and whatever it starts, finds in place of a directory: nobody else sees it there."""
+"""A small disk that a process, and whatever it starts, finds in place of a directory: nobody else sees it there.
+
+And one for files of this process alone, of which none may get too long.
+"""
 
 import os
+import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.needs import needs
@@ -49,6 +55,17 @@ class SmallDisk:
 
     def clear(self) -> None:
         (self.path / _FILLER).unlink(missing_ok=True)
+
+
+@contextmanager
+def longest_file(size: int) -> Iterator[None]:
+    """A disk that is full, as far as any process without privileges can have one: no file may grow past `size`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _works(command: list[str]) -> bool:

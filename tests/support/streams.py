@@ -43,13 +43,14 @@ def stream_thread(
 
 @contextmanager
 def stream_process(
-    settings: Settings, module: str = "services.stream", *, within: Sequence[str] = ()
+    settings: Settings, module: str = "services.stream", *, within: Sequence[str] = (), port: int | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Its address, once it answers, and the process. `within`: a command that becomes the one behind it."""
-    port = own_port()
+    port = port or own_port()
     address = f"http://127.0.0.1:{port}"
     with service(module, settings=replace(settings, port=port), within=within) as process:
-        wait_for(lambda: process.poll() is not None or status(address, "/health/live") == 200, f"{module} to answer")
+        answers = lambda: process.poll() is not None or status(address, "/health/live") == 200  # noqa: E731
+        wait_for(answers, f"{module} to answer", 60)
         assert process.poll() is None, f"{module} did not start"
         yield address, process
 

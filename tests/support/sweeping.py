@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from services.worker.sweeper import Sweeper
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.kinds import KINDS, QUEUES
 from shared.queue import make_broker
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 
 

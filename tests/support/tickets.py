@@ -5,6 +5,6 @@ from shared.settings import Settings
 
 
 def call(settings: Settings, tickets: int = 16) -> None:
-    broker = make_broker(settings.redis_url, settings.namespace, ("default",))
+    broker = make_broker(settings.tickets_url, settings.namespace, ("default",))
     send_tickets(broker, "default", tickets)
-    broker.client.close()
+    broker.close()

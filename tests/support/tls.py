@@ -17,32 +17,35 @@ from cryptography.x509.oid import NameOID
 HOST = ip_address("127.0.0.1")
 
 
-@cache
-def server_context() -> ssl.SSLContext:
-    """For HOST, valid for an hour, of a key that nobody else has."""
+def certificate(*names: str, left: dt.timedelta = dt.timedelta(hours=1)) -> bytes:
+    """A key that nobody else has and its certificate, in PEM: for HOST and `names`, good for as long as is `left`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(HOST))])
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(HOST)]), critical=False)
+        .not_valid_before(now - dt.timedelta(days=400))
+        .not_valid_after(now + left)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(HOST), *map(x509.DNSName, names)]), critical=False)
         .sign(key, hashes.SHA256())
     )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return signed.public_bytes(serialization.Encoding.PEM) + private
+
+
+@cache
+def server_context() -> ssl.SSLContext:
+    """For HOST."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with TemporaryDirectory() as folder:
         file = Path(folder, "both.pem")
-        file.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        file.write_bytes(certificate())
         context.load_cert_chain(file)
     return context
 

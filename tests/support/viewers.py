@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 from shared.event_ids import Filters, parse_event_id
 from tests.support.history import Connection, History, Recording, check_recording
 from tests.support.sse import JSON, Event, Record, Stream
+from tests.support.tls import client_context
 
 HURRY = 0.1
 """Of the time after which an EventSource is asked to come back: ours come earlier."""
@@ -159,6 +160,7 @@ class Poller(Viewer):
             headers={"Authorization": f"Bearer {self._token}"},
             timeout=patience,
             trust_env=False,
+            verify=client_context(),
         )
         if reply.status_code == 503:  # it is no EventSource, and told when to come back
             assert reply.headers["retry-after"], "when?"

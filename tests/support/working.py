@@ -49,7 +49,7 @@ def working(settings: Settings, *handlers: Callable[..., Any], **changes: Any) -
 def submit(engine: sa.Engine, settings: Settings, jobs: int, kind: Any = "rehearsal", **options: Any) -> UUID:
     """A batch, and tickets for it."""
     batch_id = make_batch(engine, jobs, kind, **options)
-    broker = make_broker(settings.redis_url, settings.namespace, ("default",))
+    broker = make_broker(settings.tickets_url, settings.namespace, ("default",))
     assert send_tickets(broker, "default", min(jobs, TICKETS))
-    broker.client.close()
+    broker.close()
     return batch_id

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from shared import models, queries
 from shared.changes import Change, JobUpdate, NewLine
-from shared.channels import Frame, Publisher, make_redis
+from shared.channels import Frame, Publisher
 from shared.jobs import JobStatus
+from shared.redis_clients import make_redis
 from shared.rows import batch_of, job_of, line_of
 from shared.settings import Settings
 from tests.support.batches import job_rows, make_batch

@@ -2,6 +2,7 @@
 
 import { watch } from "./headway.js";
 import { $, say } from "./dom.js";
+import { Files } from "./files.js";
 import { Log } from "./log.js";
 import { showBatch, showConnection } from "./overview.js";
 import { describe, Rows } from "./rows.js";
@@ -25,6 +26,10 @@ const log = new Log({
   },
 });
 
+const files = new Files(
+  (jobId, artifactId) => `/api/jobs/${jobId}/artifacts/${artifactId}?${new URLSearchParams({ ticket })}`,
+);
+
 $("only").querySelector("button").addEventListener("click", () => rows.select(rows.selected));
 
 function show(state, { jobs, lines, reset }) {
@@ -45,6 +50,7 @@ function showSelected() {
   const job = rows.selected === null ? null : rows.job(rows.selected);
   $("only").hidden = !job;
   say($("only").querySelector("span"), job ? [job.name, describe(job)].filter(Boolean).join(": ") : "");
+  files.show(job);
 }
 
 function start() {

@@ -4,7 +4,7 @@
  */
 
 import { $, fill, make, say, scheduled } from "./dom.js";
-import { number, STATES } from "./words.js";
+import { number, plural, STATES } from "./words.js";
 
 const CHIPS = [
   ["all", "All", "total"],
@@ -226,5 +226,6 @@ export function describe(job) {
       job.message,
     );
   }
+  parts.push(job.artifacts?.length ? plural(job.artifacts.length, "file") : "");
   return parts.filter(Boolean).join(" · ");
 }

@@ -16,6 +16,12 @@ export const when = (time) =>
 /** `1 photo`, `12 photos` */
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
+/** `512 bytes`, `3.4 MB` */
+export function bytes(count) {
+  const power = Math.min(3, Math.floor(Math.log10(Math.max(count, 1)) / 3));
+  return power ? `${(count / 1000 ** power).toFixed(1)} ${["kB", "MB", "GB"][power - 1]}` : plural(count, "byte");
+}
+
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 60) {

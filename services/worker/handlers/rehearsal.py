@@ -5,7 +5,10 @@ import signal
 import time
 
 from shared.kinds.rehearsal import Rehearsal, Rehearsed
-from shared.updates import Fatal, Job, Log, Progress, Retryable, Step, Updates
+from shared.updates import Artifact, Fatal, Job, Log, Progress, Retryable, Step, Updates
+
+_LINES = b"This file says nothing, in lines of 64 bytes, as long as it is.\n" * 2**14
+"""1 MiB."""
 
 
 def rehearsal(params: Rehearsal, job: Job, *, unsafe: bool = False) -> Updates[Rehearsed]:
@@ -19,6 +22,12 @@ def rehearsal(params: Rehearsal, job: Job, *, unsafe: bool = False) -> Updates[R
             _fail(params, step, unsafe=unsafe)
         time.sleep(params.step_ms / 1000)
         yield Progress(percent=100 * step / params.steps)
+    if params.artifact_bytes is not None:
+        file = job.directory / "rehearsal.txt"
+        with file.open("wb") as writing:
+            for begin in range(0, params.artifact_bytes, len(_LINES)):
+                writing.write(_LINES[: params.artifact_bytes - begin])
+        yield Artifact(file, "rehearsal.txt", "text/plain; charset=utf-8")
     return Rehearsed(params.steps, job.attempt)
 
 

@@ -8,9 +8,10 @@ from uuid import UUID
 from msgspec import Raw
 from sqlalchemy import Engine
 
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.creation import NewJob, create_batch
 from shared.kinds.rehearsal import REHEARSAL
+from shared.redis_clients import make_redis
 from tests.bench.delivery import JOBS, waits_of
 from tests.bench.results import ROUNDS, Number, Result, Verdict, percentile
 from tests.bench.running import RunningBatch

@@ -3,7 +3,8 @@
 import time
 from collections import defaultdict
 
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from tests.bench.results import ROUNDS, Number, Result, Verdict
 from tests.bench.running import RunningBatch
