@@ -1,5 +1,7 @@
 """Headway's HTTP interface, as much of it as the commands need."""
 
+import os
+import ssl
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+import certifi
 import httpx
 
 from infra.cli.errors import CliError
@@ -19,17 +22,25 @@ Token = Callable[[], str]
 """Called for each request: a token may expire while we watch."""
 
 
+class Refused(CliError):
+    """An answer of the server's that is an error."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(complaint(response))
+        self.status = response.status_code
+
+
 class Api:
     """One server, one owner. Everything raises CliError with a sentence when it is refused or the server is away."""
 
-    def __init__(self, address: str, token: Token) -> None:
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise CliError(f"{address} is not an address; expected http://… or https://…")
+    def __init__(self, address: str, token: Token, client: type[httpx.Client] = httpx.Client) -> None:
+        parts = parted(address)
         self.address = address.rstrip("/")
         self._token = token
         # a proxy of the environment is for other machines
-        self.client = httpx.Client(base_url=self.address, timeout=_TIMEOUT, trust_env=parts.hostname not in _LOOPBACK)
+        self.client = client(
+            base_url=self.address, timeout=_TIMEOUT, trust_env=parts.hostname not in _LOOPBACK, verify=trusted()
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -81,11 +92,15 @@ class Api:
 
     def log(self, batch_id: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """All log lines that the query asks for, as text, in pieces."""
-        query = {"format": "text", **query}
+        return self._pieces(f"/api/batches/{batch_id}/logs", {"format": "text", **query})
+
+    def artifact(self, job_id: str, artifact_id: str) -> Iterator[bytes]:
+        """A file, in pieces."""
+        return self._pieces(f"/api/jobs/{job_id}/artifacts/{artifact_id}", {})
+
+    def _pieces(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
         try:
-            with self.client.stream(
-                "GET", f"/api/batches/{batch_id}/logs", params=query, headers=self.headers()
-            ) as response:
+            with self.client.stream("GET", path, params=query, headers=self.headers()) as response:
                 if response.is_error:
                     response.read()
                     raise CliError(complaint(response))
@@ -118,7 +133,7 @@ class Api:
         except httpx.HTTPError as error:
             raise CliError(f"{self.address} does not answer: {error}") from None
         if response.is_error:
-            raise CliError(complaint(response))
+            raise Refused(response)
         return response
 
     def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
@@ -130,6 +145,18 @@ class Api:
         if not isinstance(answer, dict):
             raise CliError(f"{self.address} answered with something else than JSON; is that Headway?")
         return answer
+
+
+def parted(address: str) -> urllib.parse.SplitResult:
+    """Raises CliError if that is no address of a server."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise CliError(f"{address} is not an address: {error}") from None
+    if not usable:
+        raise CliError(f"{address} is not an address; expected http://… or https://…")
+    return parts
 
 
 def complaint(response: httpx.Response) -> str:
@@ -154,3 +181,17 @@ def _readable(path: Path) -> Iterator[Any]:
         raise CliError(f"{path} cannot be read: {error.strerror}") from None
     with file:
         yield file
+
+
+def trusted() -> ssl.SSLContext:
+    """The usual authorities, and those of SSL_CERT_FILE beside them: what has no other authority is its own.
+
+    Raises CliError if that file cannot be read.
+    """
+    context = ssl.create_default_context(cafile=certifi.where())
+    if own := os.environ.get("SSL_CERT_FILE"):
+        try:
+            context.load_verify_locations(own)
+        except OSError as error:  # ssl.SSLError is one
+            raise CliError(f"SSL_CERT_FILE: {own} cannot be used: {error.strerror or error}") from None
+    return context

@@ -7,7 +7,9 @@ import sys
 
 import typer
 
+from infra.cli.artifacts import artifacts
 from infra.cli.control import cancel, close, delete, pause, resume, retry
+from infra.cli.doctor import doctor
 from infra.cli.epoch import epoch
 from infra.cli.errors import CliError
 from infra.cli.history import logs, timeline
@@ -33,8 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(run, api, worker, stream, migrate, token, submit, add, watch, logs, timeline),
-    *(pause, resume, close, cancel, retry, delete, smoke),
+    *(run, api, worker, stream, migrate, token, submit, add, watch, logs, timeline, artifacts),
+    *(pause, resume, close, cancel, retry, delete, smoke, doctor),
 ):
     app.command()(command)
 app.add_typer(epoch, name="epoch")

@@ -18,6 +18,15 @@ def smoke(
     wait: Annotated[
         bool, typer.Option("--wait", help="Also wait for a ping and for the timeout at a stream's end of life.")
     ] = False,
+    disturbed: Annotated[
+        bool,
+        typer.Option(
+            "--disturbed",
+            help="Parts are killed or replaced while the first batch runs, which takes some ten seconds then: a stream"
+            " that breaks is taken up again by its last id, as browsers do, and attempts that this costs are no"
+            " failure.",
+        ),
+    ] = False,
     heartbeat: Annotated[float, typer.Option(min=0.1, help="The server's HEADWAY_HEARTBEAT, in seconds.")] = 15,
     lifetime: Annotated[float, typer.Option(min=0.1, help="The server's HEADWAY_LIFETIME, in seconds.")] = 1800,
     patience: Annotated[float, typer.Option(min=1, help="Seconds that the batch may take to run.")] = 60,
@@ -28,10 +37,11 @@ def smoke(
     as long as a stream lives, half an hour where nothing else is set.
     """
     from infra.cli.smoketest.checks import Checks  # noqa: PLC0415
+    from infra.cli.smoketest.persistence import Persistent, persistent  # noqa: PLC0415
     from infra.cli.smoketest.rehearsal import check_all  # noqa: PLC0415
     from infra.cli.smoketest.waiting import Timing  # noqa: PLC0415
 
-    with find_api(url, token) as api:
+    with find_api(url, token, client=Persistent if disturbed else None) as api:
         print(f"Smoke test of {api.address}", flush=True)
         checks = Checks()
         check_all(
@@ -41,5 +51,7 @@ def smoke(
             Timing(heartbeat, lifetime, patience),
             wait=wait,
         )
+        if client := persistent(api):
+            print(f"Connections that were lost, or requests tried again: {client.came_back}.", flush=True)
     print(checks.verdict(), flush=True)
     raise typer.Exit(1 if checks.failed else 0)

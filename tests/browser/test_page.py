@@ -259,3 +259,31 @@ def test_the_log_can_be_downloaded_whole_or_as_it_is_shown(run: Run, page: Page,
     assert "ticket=ey" not in page.script("return document.documentElement.outerHTML")
     page.photograph(tmp_path / "log.png")
     assert page.complaints() == []
+
+
+def test_the_files_of_a_job_can_be_saved(run: Run, page: Page, tmp_path: Path) -> None:
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    params = '[{"steps": 1, "stepMs": 1, "artifactBytes": 3400}, {"steps": 1, "stepMs": 1}]'
+    batch_id, address = submit(run, "rehearsal", "--params", params)
+    page.open(address)
+    seen = page.wait("the end", light="finished", rows=lambda rows: len(rows) == 2)
+    assert ["1 file" in row["text"] for row in seen["rows"]] == [True, False]
+    index = seen["rows"][0]["index"]
+    page.click(f".space > .job[aria-rowindex='{index}'] button")
+    buttons = "return [...document.querySelectorAll('#files:not([hidden]) button')].map((one) => one.innerText)"
+    wait_for(lambda: page.script(buttons) == ["rehearsal.txt (3.4 kB)"], "the file's button")
+    page.photograph(tmp_path / "files.png")
+    page.click("#files button")
+    saved = tmp_path / "rehearsal.txt"
+    wait_for(saved.exists, "the file")
+    assert saved.stat().st_size == 3400
+    assert "ticket=ey" not in page.script("return document.documentElement.outerHTML")
+    page.click("#only button")
+    wait_for(lambda: page.script(buttons) == [], "no files to be shown")
+    assert page.complaints() == []
+
+    listed = run.headway("artifacts", batch_id, "--save", str(tmp_path / "all"))
+    assert listed.stdout == "#0 3,400 text/plain; charset=utf-8 rehearsal.txt\n"
+    assert (tmp_path / "all" / "0-rehearsal.txt").read_bytes() == saved.read_bytes()
+    again = run.headway("artifacts", batch_id, "--save", str(tmp_path / "all"))
+    assert (again.returncode, again.stderr.count("File exists")) == (2, 1)
