@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from infra.ci import hygiene, notices, pins, sizes, variables
+from infra.ci import hygiene, notices, pins, rules, sizes, variables
 
-RULES = (hygiene, sizes, pins, notices, variables)
+RULES = (hygiene, sizes, pins, notices, variables, rules)
 ROOT = Path(__file__).resolve().parents[2]
 
 

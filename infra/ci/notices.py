@@ -14,7 +14,7 @@ FILE = "THIRD-PARTY-NOTICES.md"
 LIST = re.compile(r"(?<=<!-- list: renewed by `make notices` -->\n).*(?=<!-- end of list -->)", re.DOTALL)
 
 # Requirement files of what we ship as images. Others are `run`, for one's own machine, and `dev`.
-IMAGES = ("api", "worker", "stream", "migrate")
+IMAGES = ("api", "worker", "stream", "migrate", "cli")
 
 # Their metadata does not say, says it in prose, or is not there on every platform and Python that we support.
 BY_HAND = {
@@ -71,7 +71,8 @@ def table(root: Path) -> str:
     rows = ["| Package | Licence | Used by |", "|---|---|---|"]
     for package in sorted(holders[pins.WHOLE]):
         images = ", ".join(image for image in IMAGES if package in holders[image])
-        elsewhere = "`make run`" if package in holders["run"] else "development"
+        optional = "tracing" if package in holders.get("tracing", ()) else "development"
+        elsewhere = "`make run`" if package in holders["run"] else optional
         rows.append(f"| {package} | {licence(package)} | {images or elsewhere} |")
     return "\n".join(rows) + "\n"
 

@@ -12,9 +12,10 @@ from msgspec import Struct
 from services.worker.ledger import Ledger
 from services.worker.run import Run
 from services.worker.runner import Runner
-from shared.channels import Publisher, make_redis
+from shared.channels import Publisher
 from shared.database import make_engine
 from shared.kinds.kind import Kind
+from shared.redis_clients import make_redis
 from shared.settings import Settings
 from shared.updates import Handler, Job, Progress, Updates
 from tests.support.batches import wait_for

@@ -45,7 +45,9 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 def routed(app: Litestar) -> set[tuple[str, str]]:
     """But for OPTIONS, which every address takes."""
     paths = {
-        re.sub(r"\{\w+:uuid\}", "{id}", re.sub(r"\{(\w+):(?:str|path)\}", r"{\1}", route.path)): route
+        re.sub(
+            r"\{\w+:uuid\}", "{id}", re.sub(r"\{(\w+):(?:str|path)\}|\{(artifact)_id:uuid\}", r"{\1\2}", route.path)
+        ): route
         for route in app.routes
     }
     return {

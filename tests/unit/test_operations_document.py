@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import FieldInfo
 
-from infra.cli import worker
+from infra.workers import crew
 from services.api import resources
 from services.stream import app as stream
 from services.worker import housekeeping, process
@@ -24,6 +24,7 @@ from shared.web import health
 from tests.support.documents import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
+COUNTS = {"HEADWAY_MAX_LINES", "HEADWAY_MAX_ARTIFACTS"}
 SECONDS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86_400}
 BYTES = {"KiB": 2**10, "MiB": 2**20}
 FIELDS = {variable(field.name): field for field in msgspec.structs.fields(Settings)}
@@ -65,7 +66,7 @@ def test_times_and_sizes_have_a_unit_and_choices_are_listed(name: str) -> None:
     kind = get_args(field.type)[0] if get_origin(field.type) is not None else field.type
     unit = given.rpartition(" ")[2]
     assert (unit in SECONDS) == (float in (kind, *get_args(field.type)))
-    sized = name == "HEADWAY_BUFFER" or (name.startswith("HEADWAY_MAX_") and name != "HEADWAY_MAX_LINES")
+    sized = name == "HEADWAY_BUFFER" or (name.startswith("HEADWAY_MAX_") and name not in COUNTS)
     assert (unit in BYTES) == sized
     for choice in get_args(field.type) if isinstance(kind, str) else ():
         assert f"`{choice}`" in text, choice
@@ -139,8 +140,8 @@ def test_every_part_that_tells_of_an_outage_is_described_and_there_are_no_others
 CONNECTING = database._ARGUMENTS["connect_timeout"]
 SENTENCES = [
     f"PostgreSQL answers within {health.PATIENCE:.0f} s",
-    f"costs no attempt | both, and {worker._OVERTIME:.0f} s |",
-    f"| api | {resources.CONNECTIONS} for requests, 1 for health |",
+    f"costs no attempt | both, and {crew.OVERTIME:.0f} s |",
+    f"| api | {resources.CONNECTIONS} for requests, 1 for health, 1 for metrics |",
     f"| stream | {stream._CONNECTIONS} for all viewers together, 1 for health |",
     f"an `Idempotency-Key` | {creation.IDEMPOTENCY_TTL / 3600:.0f} h |",
     f"Workers look once {({60: 'a minute'})[housekeeping._PERIOD]}.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ci import hygiene, notices, pins, sizes, variables
+from infra.ci import hygiene, notices, pins, rules, sizes, variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -208,8 +208,29 @@ def test_manifests_set_what_has_no_default(repository: Path) -> None:
     assert manifest(repository, "HEADWAY_PORT=1", "infra/elsewhere/api.env") != []
 
 
+def test_a_top_level_compose_file_is_a_manifest_too(repository: Path) -> None:
+    assert manifest(repository, MANIFEST, "compose.yaml") == []
+    (problem,) = manifest(repository, MANIFEST.replace("REDIS_URL", "OTHER"), "compose.yaml")
+    assert "compose" in problem
+    assert "REDIS_URL" in problem
+    # one installation: what the other file sets counts
+    assert manifest(repository, "services: {x: {environment: [\n  REDIS_URL: x\n", "compose.dev.yaml") == []
+
+
+def test_alerts_that_have_changed_make_the_operators_copy_stale(tmp_path: Path) -> None:
+    for name in (rules.SOURCE, rules.FILE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    with (tmp_path / rules.SOURCE).open("a") as file:
+        file.write("# one more\n")
+
+    (problem,) = rules.problems(tmp_path)
+
+    assert "python -m infra.ci.rules" in problem
+
+
 @pytest.mark.parametrize(
-    "rule", [hygiene, sizes, pins, notices, variables], ids=lambda rule: rule.__name__.split(".")[-1]
+    "rule", [hygiene, sizes, pins, notices, variables, rules], ids=lambda rule: rule.__name__.split(".")[-1]
 )
 def test_this_repository_keeps_the_rule(rule: object) -> None:
     require_git()

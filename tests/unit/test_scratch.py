@@ -1,6 +1,9 @@
 """Directories of workers: one that lives keeps its own, and what others left goes."""
 
+import os
+import stat
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -46,6 +49,27 @@ def test_each_attempt_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert first != second
     scratch.remove(first)  # that it was never made is no failure
     scratch.close()
+
+
+@pytest.mark.parametrize("by", ["somebody else's tidying", "a program that still writes there"])
+def test_where_it_stands_is_left_as_it_is(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = Scratch(tmp_path)
+    scratch.open()
+    tmp_path.chmod(0o755)
+    if by == "somebody else's tidying":
+        scratch.root.rmdir()
+    else:
+        removed = os.rmdir
+
+        def late(path: Any, **options: Any) -> None:
+            if Path(path) == scratch.root and not (scratch.root / "late").exists():
+                (scratch.root / "late").touch()
+            removed(path, **options)
+
+        monkeypatch.setattr(os, "rmdir", late)
+    scratch.close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    scratch.close()  # once more is nothing
 
 
 def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from shared.kinds.kind import Kind
 from shared.kinds.limits import limits_of
-from shared.settings import Limit, Settings, SettingsError, load_settings, read_limits, read_origins
+from shared.settings import Bucket, Limit, Settings, SettingsError, load_settings, read_limits, read_origins
 
 GOOD = {
     "DATABASE_URL": "postgresql://localhost/headway",
@@ -24,6 +24,11 @@ def test_values_are_read_and_the_rest_are_defaults() -> None:
     assert (settings.port, settings.uploads, settings.window, settings.lease) == (9000, Path("files/up"), 0, 15)
 
 
+def test_a_cluster_needs_another_server_for_tickets() -> None:
+    urls = {"REDIS_URL": "redis+cluster://a,b,c", "BROKER_URL": "redis+sentinel://d,e,f/tickets"}
+    assert load_settings(GOOD | urls).tickets_url == urls["BROKER_URL"]
+
+
 def test_empty_means_unset() -> None:
     assert load_settings(GOOD | {"HEADWAY_PORT": ""}).port == 8000
 
@@ -32,6 +37,10 @@ def test_empty_means_unset() -> None:
     ("change", "sentence"),
     [
         ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"REDIS_URL": "redis+sentinel://u:short@a:26379"}, "REDIS_URL: expected redis://user:password@host:port/0,"),
+        ({"REDIS_URL": "redis+cluster://u:short@a"}, "BROKER_URL: a Redis Cluster cannot have the tickets"),
+        ({"BROKER_URL": "rediss+cluster://u:short@a"}, "BROKER_URL: a Redis Cluster cannot have the tickets"),
+        ({"HEADWAY_POOLER": "session"}, "HEADWAY_POOLER: Invalid enum value 'session'"),
         ({"HEADWAY_SECRET": "short"}, "HEADWAY_SECRET: Expected `str` of length >= 32"),
         ({"HEADWAY_PORT": "80a"}, "HEADWAY_PORT: Expected `int`"),
         ({"HEADWAY_PORT": "0"}, "HEADWAY_PORT: Expected `int` >= 1"),
@@ -49,6 +58,10 @@ def test_empty_means_unset() -> None:
         ({"HEADWAY_SECRET": "", "HEADWAY_JWKS_URL": "http://u:short@a/"}, "HEADWAY_JWKS_URL: expected an address"),
         ({"HEADWAY_JWKS_ALGORITHM": "HS256"}, "HEADWAY_JWKS_ALGORITHM: Invalid enum value 'HS256'"),
         ({"HEADWAY_TICKET_KEY_OLD": "short"}, "HEADWAY_TICKET_KEY_OLD: Expected `str"),
+        *(
+            ({"HEADWAY_PUBLIC_URL": wrong}, "HEADWAY_PUBLIC_URL: expected an address like https://progress.example.org")
+            for wrong in ("progress", "javascript:x", "https://u:short@a", "https://a/b", "https://a b", "//a")
+        ),
         ({"HEADWAY_ORIGINS": "*"}, "HEADWAY_ORIGINS: * is not an origin"),
         ({"HEADWAY_OWNER_VIEWERS": "0"}, "HEADWAY_OWNER_VIEWERS: Expected `int` >= 1"),
         ({"HEADWAY_OWNER_CONCURRENCY": "0"}, "HEADWAY_OWNER_CONCURRENCY: Expected `int` >= 1"),
@@ -101,4 +114,26 @@ def test_a_limit_that_is_set_takes_the_place_of_what_the_kind_says_itself() -> N
 
 def test_secrets_do_not_show_in_the_settings_repr() -> None:
     assert "ssss" not in repr(load_settings(GOOD))
-    assert len(Settings.__struct_fields__) < 45, "settings fit on one screen"
+    assert len(Settings.__struct_fields__) < 50, "settings fit on one screen"
+
+
+WRONG = ["", "x", "Buck/a", "buck//a", "buck/a//b", "buck/../a", "key:secret@buck/a", "buck/a b", "buck/ä", "buck?x=y"]
+
+
+def test_files_are_in_a_directory_or_in_a_bucket() -> None:
+    for text, place in {
+        "files/up": Path("files/up"),
+        "/s3/files": Path("/s3/files"),
+        "s3://bucket": Bucket("bucket"),
+        "s3://bucket/": Bucket("bucket"),
+        "s3://my.bucket-1/a/b_c/": Bucket("my.bucket-1", "a/b_c"),
+    }.items():
+        assert load_settings(GOOD | {"HEADWAY_UPLOADS": text}).uploads == place
+        assert load_settings(GOOD | {"HEADWAY_UPLOADS": str(place)}).uploads == place, "as it is printed"
+
+
+@pytest.mark.parametrize("text", [*(f"s3://{place}" for place in WRONG), "https://b.example.org/a", "file:///var"])
+def test_other_places_for_files_are_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^HEADWAY_UPLOADS: expected a directory or s3://bucket/prefix") as refusal:
+        load_settings(GOOD | {"HEADWAY_UPLOADS": text})
+    assert "secret@" not in str(refusal.value)
