@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from shared import queries
+from shared.artifacts import record_artifacts
 from shared.channels import Frame, Publisher, make_frame, uncertain
 from shared.creation import NewJob, copy_jobs, new_job
 from shared.events import Artifact, Delta, Failure, Job, Line, encode, stamp
@@ -58,9 +59,6 @@ class Unrunnable(LookupError):
 SUMMARY_SECONDS = 5
 """For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
 
-
-MOST_ARTIFACTS = 100
-"""Of one job, those of all its attempts together: readers get the list with every change of it."""
 
 _MOST_SHOWN = 250
 """New jobs that a frame shows: more would not fit into one anyway."""
@@ -200,7 +198,7 @@ class Change:
             return set()
         for update in updates:
             if update.artifacts:
-                self._record(update)
+                record_artifacts(self._connection, self.batch.id, update.id, update.token, update.artifacts)
         by_id = {update.id: update for update in updates}
         rows = list(
             self._connection.execute(queries.UPDATE_JOBS, self._arrays(updates) | {"only_expired": only_expired})
@@ -219,34 +217,6 @@ class Change:
                 self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
             self._show(row)
         return {row.id for row in rows}
-
-    def _record(self, update: JobUpdate) -> None:
-        """What the update brings becomes the job's, if it still runs under the token. What is too much, beyond
-        MOST_ARTIFACTS, is left out from the oldest on.
-        """
-        run = {"job_id": update.id, "token": update.token}
-        row = self._connection.execute(queries.ARTIFACTS_OF_RUN, run).one_or_none()
-        if row is None:
-            return
-        new = {artifact.id: artifact for artifact in update.artifacts}
-        columns = {
-            "ids": list(map(UUID, new)),
-            "sizes": [artifact.size for artifact in new.values()],
-            "content_types": [artifact.content_type for artifact in new.values()],
-        }
-        here = {"job_id": update.id, "batch_id": self.batch.id}
-        there = {str(id_) for id_ in self._connection.execute(queries.RECORD_ARTIFACTS, here | columns).scalars()}
-        before = msgspec.convert(row.artifacts or [], list[Artifact])
-        by_name = {artifact.name: artifact for artifact in before}
-        for artifact in new.values():
-            if artifact.id in there:
-                by_name.pop(artifact.name, None)  # the newest comes last
-                by_name[artifact.name] = artifact
-        kept = list(by_name.values())[-MOST_ARTIFACTS:]
-        shown = {"job_id": update.id, "artifacts": encode(kept).decode()}
-        self._connection.execute(queries.SHOW_ARTIFACTS, shown)
-        ids = {"job_id": update.id, "ids": [UUID(artifact.id) for artifact in kept]}
-        self._connection.execute(queries.LET_GO_OTHER_ARTIFACTS, ids)
 
     def add_lines(self, lines: Iterable[NewLine]) -> None:
         """Log lines of jobs whose update was accepted. One that is stored already is left as it is."""

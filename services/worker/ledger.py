@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
 from services.worker.ahead import Ahead
+from services.worker.attempts import outcome_of, waited_for
 from services.worker.leases import Leases
-from services.worker.metrics import ATTEMPT_BOUNDS, COMMIT_BOUNDS, WAIT_BOUNDS, Metrics, Outcome
+from services.worker.metrics import ATTEMPT_BOUNDS, COMMIT_BOUNDS, WAIT_BOUNDS, Metrics
 from services.worker.run import Interrupt, Interrupted, Run
 from services.worker.running import Running
 from shared import queries
@@ -456,7 +457,7 @@ class Ledger:
             run = Run(job, batch.kind, row.params, token, row.failures, row.last_line)
             run.started_at = time.monotonic()
             runs.append(run)
-            if (waited := _waited(batch, row)) is not None:
+            if (waited := waited_for(batch, row)) is not None:
                 self._metrics.waited.add(WAIT_BOUNDS, waited)
         with self._lock:
             self._runs.begin(runs)
@@ -520,29 +521,6 @@ class Ledger:
         if connection is not None:
             connection.invalidate()
             connection.close()
-
-
-def outcome_of(update: JobUpdate) -> Outcome:
-    """What became of the attempt, in the words of the metrics and of traces."""
-    if update.status is JobStatus.QUEUED:
-        return "retried" if update.counts else "given_back"
-    return _OUTCOMES[update.status]
-
-
-_OUTCOMES: dict[JobStatus, Outcome] = {
-    JobStatus.COMPLETED: "completed",
-    JobStatus.FAILED: "failed",
-    JobStatus.CANCELLED: "cancelled",
-}
-
-
-def _waited(batch: Any, row: Any) -> float | None:
-    """Seconds for which a job that has just been started could have been; None: nobody knows since when."""
-    if batch.after_batch is not None or (row.attempt > 1 and row.due is None):
-        return None
-    created = (row.id.int >> 80) / 1000  # a UUID of version 7 tells when it was made
-    since = max([created, *(due.timestamp() for due in (row.due, batch.run_after) if due is not None)])
-    return max(0.0, float(row.started_at.timestamp() - since))
 
 
 def _transient(error: DBAPIError) -> bool:

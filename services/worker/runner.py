@@ -9,8 +9,9 @@ import msgspec
 import structlog
 from msgspec import structs
 
+from services.worker.attempts import outcome_of
 from services.worker.job_files import JobFiles
-from services.worker.ledger import Ledger, outcome_of
+from services.worker.ledger import Ledger
 from services.worker.masks import Masks
 from services.worker.retries import after_failure
 from services.worker.run import Interrupted, Run

@@ -314,7 +314,7 @@ def test_what_a_balancer_in_between_answers_ends_no_eventsource(
                     assert seen.headers["retry-after"]
 
 
-def _answering(status: int) -> Any:
+def _answering(status: int, body: bytes = b"") -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
@@ -322,8 +322,10 @@ def _answering(status: int) -> Any:
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]}
+        )
+        await send({"type": "http.response.body", "body": body})
 
     return app
 
@@ -393,7 +395,7 @@ def test_every_address_leads_to_the_service_that_has_it(settings: Settings, tmp_
     unknown = [("/api/streams", "api"), ("/x/api/stream", "api"), (f"/api/batches/{NOBODYS}/stream/x", "api")]
     paths = [*_addresses(create_api(settings), "api"), *_addresses(create_stream(settings), "stream"), *unknown]
     assert len(paths) > 20
-    with served(_naming("api")) as api, served(_naming("stream")) as stream:
+    with served(_answering(200, b"api")) as api, served(_answering(200, b"stream")) as stream:
         for name, start in STARTED.items():
             with start(api, stream, tmp_path / name) as gateway, browser(gateway) as client:
                 for path, service in paths:
@@ -406,17 +408,3 @@ def _addresses(app: Litestar, service: str) -> Iterator[tuple[str, str]]:
     for route in app.routes:
         if not re.match(r"/(metrics|health)", route.path):
             yield re.sub(r"\{[^}]*\}", NOBODYS, route.path), service
-
-
-def _naming(name: str) -> Any:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": name.encode()})
-
-    return app

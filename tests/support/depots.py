@@ -1,5 +1,6 @@
 """Places for files, a directory and a bucket, and how a test looks into them without our code."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -9,24 +10,24 @@ from shared.settings import Bucket
 from tests.support.s3_server import BUCKET, S3Server, point_at
 
 
-class Depot:
+class Depot(ABC):
     """A place for files, and how a test looks into it without our code."""
 
     place: Path | Bucket
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Of files that are complete."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unfinished(self) -> list[str]:
         """Names of files that are not."""
-        raise NotImplementedError
 
-    def content(self, file_id: UUID | str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def content(self, file_id: UUID | str) -> bytes: ...
 
-    def put(self, file_id: UUID, content: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def put(self, file_id: UUID, content: bytes) -> None: ...
 
     def everything(self) -> list[str]:
         return [*self.names(), *self.unfinished()]

@@ -48,6 +48,21 @@ def docker(*arguments: str, check: bool = True, seconds: float = _ANSWER) -> sub
     return done
 
 
+def _run(command: list[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Without this process's environment, which would be stronger than the stack's .env."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=_bare(),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 class Container:
     """One of the stack, as it was when it was looked for."""
 
@@ -125,34 +140,15 @@ class Stack:
 
     def compose(self, *arguments: str, seconds: float = _ANSWER, check: bool = True) -> str:
         """What the command printed."""
-        done = subprocess.run(
-            [*self._command(), "--profile", "tools", *arguments],
-            cwd=ROOT,
-            env=_bare(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = _run([*self._command(), "--profile", "tools", *arguments], ROOT, seconds)
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
     def script(self, text: str, folder: Path, seconds: float = _UP) -> None:
         """Runs what a document tells to type, in `folder`: `docker compose` is this stack's."""
         command = shlex.join([*self._command(), "--project-directory", str(ROOT), "-f", str(ROOT / "compose.yaml")])
-        done = subprocess.run(
-            [program("bash"), "-euo", "pipefail", "-c", text.replace("docker compose", command)],
-            cwd=folder,
-            env=_bare(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        typed = text.replace("docker compose", command)
+        done = _run([program("bash"), "-euo", "pipefail", "-c", typed], folder, seconds)
         assert done.returncode == 0, f"{text}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
 
     def _command(self) -> list[str]:
