@@ -5,47 +5,29 @@ transitions, then one UPDATE of the batch by the difference that was really made
 version; the lock makes commit order equal version order, so that "rows with a version above v" is a complete delta.
 """
 
-import re
-import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import count
 from typing import Any
 from uuid import UUID
 
-import msgspec
-import structlog
-from msgspec import Struct
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
 
 from shared import queries
 from shared.artifacts import record_artifacts
-from shared.channels import Frame, Publisher, make_frame, uncertain
+from shared.channels import Frame, make_frame
 from shared.creation import NewJob, copy_jobs, new_job
-from shared.events import Artifact, Delta, Failure, Job, Line, encode, stamp
-from shared.jobs import (
-    FINAL_BATCH,
-    BatchStatus,
-    JobStatus,
-    batch_status,
-    contribution,
-)
+from shared.events import Delta, Job, Line, stamp
+from shared.job_updates import JobUpdate, NewLine, line_columns, update_columns
+from shared.jobs import FINAL_BATCH, BatchStatus, JobStatus, batch_status, contribution
 from shared.kinds import KINDS
-from shared.pace import dump, load, load_history, remember
+from shared.lanes import Lane, add_lane
+from shared.pace import dump, load
+from shared.paces import history_of, remember_batch
 from shared.rows import batch_of, counts_of, failure_text, job_of
+from shared.summaries import summary_of
 from shared.trace import CURRENT
-from shared.updates import Items, Level
-
-# The escape of a NUL, unless its backslash is itself escaped.
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-
-log = structlog.get_logger(__name__)
-
-
-def holds_nul(data: bytes) -> bool:
-    """Whether this JSON has a string with a NUL character, the one that PostgreSQL cannot store."""
-    return _NUL.search(data) is not None
+from shared.transitions import Transitions
 
 
 class NoSuchBatch(LookupError):
@@ -56,65 +38,8 @@ class Unrunnable(LookupError):
     """The batch is of a kind that is not known here any more. The argument is the kind's name."""
 
 
-SUMMARY_SECONDS = 5
-"""For adding up a batch's results: meanwhile its lock is held, and the ledger does nothing else."""
-
-
 _MOST_SHOWN = 250
 """New jobs that a frame shows: more would not fit into one anyway."""
-
-
-class JobUpdate(Struct, kw_only=True):
-    """What becomes of one running job. None keeps what is there."""
-
-    id: UUID
-    token: UUID
-    status: JobStatus = JobStatus.PROCESSING
-    progress: int = 0
-    step: str | None = None
-    message: str | None = None
-    items: Items | None = None
-    metadata: bytes | None = None
-    """JSON, an object."""
-    checkpoint: bytes | None = None
-    """JSON."""
-    artifacts: list[Artifact] = []
-    """New ones, whose files are there. One takes the place of an earlier one of its name."""
-    last_line: int = 0
-    error: Failure | None = None
-    result: bytes | None = None
-    """JSON."""
-    delay: float | None = None
-    """Seconds until the next attempt, with status QUEUED."""
-    counts: bool = False
-    """Whether this end of an attempt counts against the kind's attempts."""
-    reason: str = ""
-    """Why, for the history, when the status changes."""
-
-
-class NewLine(Struct):
-    job_id: UUID
-    attempt: int
-    n: int
-    at: datetime
-    level: Level
-    text: str
-
-
-def commit(connection: Connection, publisher: Publisher, batch_id: UUID, frame: Frame | None) -> None:
-    """Commits, closes the connection, then publishes.
-
-    If nobody knows whether it was committed, those who watch are made to look.
-    """
-    try:
-        connection.commit()
-    except BaseException:
-        frame = frame and uncertain(frame)
-        raise
-    finally:
-        connection.close()  # others need it, and Redis may be slow
-        if frame is not None:
-            publisher.publish(batch_id, frame)
 
 
 class Change:
@@ -146,12 +71,11 @@ class Change:
         """The changed jobs for the frame; None when readers had better ask PostgreSQL."""
         self._lines: list[Line] = []
         self._line_count: int = row.line_count
-        self._transitions: list[tuple[UUID | None, str | None, str, int | None, str, str | None]] = []
+        self._transitions = Transitions()
         self._reason = "jobs"
         self._message: str | None = None
         self._touched = False
-        self._wake = False
-        """Whether something became claimable, or room for it."""
+        self._lane = Lane(connection, batch_id)
 
     @property
     def startable(self) -> int:
@@ -175,12 +99,11 @@ class Change:
         for row in rows:
             self._counts.move(JobStatus.QUEUED, JobStatus.PROCESSING)
             self._delayed -= row.delayed
-            self._note(row.id, JobStatus.QUEUED, JobStatus.PROCESSING, row.attempt, "started")
+            self._transitions.note(row.id, JobStatus.QUEUED, JobStatus.PROCESSING, row.attempt, "started")
             self._show(row)
         if rows and not self._started:
             self._started = True
-            pace = self._connection.execute(queries.KIND_PACE, {"kind": self.batch.kind}).scalar_one_or_none()
-            self._pace.history = load_history(pace)
+            self._pace.history = history_of(self._connection, self.batch.kind)
         return rows
 
     def started(self, ids: Sequence[UUID], token: UUID) -> list[Row[Any]]:
@@ -190,7 +113,7 @@ class Change:
     def release(self, ids: Sequence[UUID], token: UUID) -> None:
         """Reservations that may not be started go back."""
         self._connection.execute(queries.RELEASE, {"ids": list(ids), "token": token})
-        self._wake = True
+        self._lane.wake = True
 
     def update(self, updates: Sequence[JobUpdate], *, only_expired: bool = False) -> set[UUID]:
         """Those that still hold their token get on or end; returns which. `only_expired`: and whose lease is over."""
@@ -201,7 +124,10 @@ class Change:
                 record_artifacts(self._connection, self.batch.id, update.id, update.token, update.artifacts)
         by_id = {update.id: update for update in updates}
         rows = list(
-            self._connection.execute(queries.UPDATE_JOBS, self._arrays(updates) | {"only_expired": only_expired})
+            self._connection.execute(
+                queries.UPDATE_JOBS,
+                {"version": self.version, "only_expired": only_expired, **update_columns(updates)},
+            )
         )
         for row in rows:
             update, status = by_id[row.id], JobStatus(row.status)
@@ -211,10 +137,10 @@ class Change:
                 self._counts.move(JobStatus.PROCESSING, status)
                 self._delayed += row.run_after is not None
                 self._learn(row, status, counts=update.counts)
-                self._wake |= status is JobStatus.QUEUED or self.batch.concurrency is not None
+                self._lane.wake |= status is JobStatus.QUEUED or self.batch.concurrency is not None
                 reason = self._cancelled_for if status is JobStatus.CANCELLED else update.reason
                 message = None if update.error is None else failure_text(update.error)
-                self._note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
+                self._transitions.note(row.id, JobStatus.PROCESSING, status, row.attempt, reason, message)
             self._show(row)
         return {row.id for row in rows}
 
@@ -225,16 +151,7 @@ class Change:
             return
         added = self._connection.execute(
             queries.ADD_LINES,
-            {
-                "batch_id": self.batch.id,
-                "version": self.version,
-                "job_ids": [line.job_id for line in lines],
-                "numbers": [line.n for line in lines],
-                "attempts": [line.attempt for line in lines],
-                "times": [line.at for line in lines],
-                "levels": [line.level for line in lines],
-                "texts": [line.text for line in lines],
-            },
+            {"batch_id": self.batch.id, "version": self.version, **line_columns(lines)},
         ).rowcount
         self._touched = True
         self._line_count += added
@@ -254,7 +171,7 @@ class Change:
             self._connection.execute(queries.USE_UPLOADS_FOR, uses)
         self._counts.queued += len(jobs)
         self._counts.total += len(jobs)
-        self._wake = True
+        self._lane.wake = True
         if self._jobs is None or len(jobs) > _MOST_SHOWN:
             self._jobs = None
         else:
@@ -268,8 +185,8 @@ class Change:
 
     def let_begin(self) -> None:
         """The batch that it waited for has ended as it should."""
-        self._connection.execute(queries.LET_GO_LANE, {"batch_id": self.batch.id})
-        self._held, self._touched, self._wake = False, True, True
+        self._lane.let_go()
+        self._held, self._touched = False, True
 
     def give_up_waiting(self, reason: str, message: str) -> None:
         """That one has not, so this one is cancelled. Whoever has it run again all the same need not wait any more."""
@@ -299,7 +216,7 @@ class Change:
 
     def resume(self) -> None:
         self._set_paused(False, "resumed")
-        self._wake = True
+        self._lane.wake = True
 
     def cancel_job(self, job_id: UUID) -> bool:
         """The job is to end: at once if it is queued, else it is asked to. Whether that changed anything."""
@@ -309,8 +226,8 @@ class Change:
             self._counts.move(JobStatus.QUEUED, JobStatus.CANCELLED)
             self._progress_sum += 100 - row.old_progress
             self._delayed -= row.delayed
-            self._note(row.id, JobStatus.QUEUED, JobStatus.CANCELLED, row.attempt, "cancelled")
-            self._wake |= self.batch.concurrency is not None  # it may have been reserved
+            self._transitions.note(row.id, JobStatus.QUEUED, JobStatus.CANCELLED, row.attempt, "cancelled")
+            self._lane.wake |= self.batch.concurrency is not None  # it may have been reserved
         else:
             row = self._connection.execute(queries.REQUEST_CANCEL_JOB, parameters).one_or_none()
         if row is not None:
@@ -338,7 +255,7 @@ class Change:
         self._counts.move(old, JobStatus.QUEUED)
         self._progress_sum -= 100 - row.progress
         self._failed_items -= row.old_items_failed
-        self._note(row.id, old, JobStatus.QUEUED, row.attempt, "retried")
+        self._transitions.note(row.id, old, JobStatus.QUEUED, row.attempt, "retried")
         self._show(row)
         self._reopen()
         return True
@@ -346,7 +263,7 @@ class Change:
     def close(self) -> Frame | None:
         """Writes the batch; what `commit` is to publish. None if nothing was changed."""
         if not self._touched:
-            self._wake_lane()
+            self._lane.leave()
             return None
         old = BatchStatus(self.batch.status)
         new = batch_status(
@@ -359,8 +276,8 @@ class Change:
         )
         if new is not old:
             reason = self._cancelled_for if self._cancel_requested else self._reason
-            self._transitions.append((None, old, new, None, reason, self._message))
-        self._write_transitions()
+            self._transitions.note(None, old, new, None, reason, self._message)
+        self._transitions.write(self._connection, self.batch.id)
         final = new in FINAL_BATCH
         row = self._connection.execute(
             queries.UPDATE_BATCH,
@@ -384,17 +301,17 @@ class Change:
                 "cancel_reason": self._cancel_reason,
                 "open": self._open,
                 "held": self._held,
-                "summary": self._summary() if final else None,
+                "summary": summary_of(self._connection, self.batch.id, self.batch.kind) if final else None,
                 "pace": dump(self._pace) if self._started else None,
                 "started": self._started,
                 "finished": final,
             },
         ).one()
         if final:
-            self._connection.execute(queries.CLOSE_LANE, {"batch_id": self.batch.id})
-            self._remember()
+            self._lane.close()
+            remember_batch(self._connection, self.batch.kind, self._pace)
         else:
-            self._wake_lane()
+            self._lane.leave()
         batch, delta = batch_of(row), None
         if self._jobs is not None:
             delta = Delta(batch, list(self._jobs.values()), self._lines, self._line_count)
@@ -413,18 +330,13 @@ class Change:
         return {"batch_id": self.batch.id, "version": self.version}
 
     def _set_paused(self, paused: bool, reason: str) -> None:
-        self._connection.execute(queries.PAUSE_LANE, {"batch_id": self.batch.id, "paused": paused})
+        self._lane.pause(paused)
         self._paused, self._reason = paused, reason
         self._touched = True
 
-    def _wake_lane(self) -> None:
-        """The last write of a change, so that whoever claims meanwhile is held up as shortly as can be."""
-        if self._wake:
-            self._connection.execute(queries.WAKE_LANE, {"batch_id": self.batch.id})
-
     def _reopen(self) -> None:
         """There is something to run again."""
-        self._touched = self._wake = True
+        self._touched = self._lane.wake = True
         if BatchStatus(self.batch.status) not in FINAL_BATCH:
             return
         kind = KINDS.get(self.batch.kind)
@@ -432,22 +344,8 @@ class Change:
             raise Unrunnable(self.batch.kind)
         self._started = True  # it counts as begun, also if it was cancelled before its first start
         self._cancel_requested, self._cancel_reason, self._paused, self._reason = False, None, False, "retried"
-        self._connection.execute(
-            queries.ADD_LANE,
-            {
-                "batch_id": self.batch.id,
-                "queue": kind.queue,
-                "owner": self.batch.owner,
-                "kind": kind.name,
-                "priority": self.batch.priority,
-                "concurrency": self.batch.concurrency,
-                "paused": False,
-                # what kept it from beginning still does, unless that was what ended it
-                "run_after": self.batch.run_after,
-                "after_batch": self.batch.after_batch if self._held else None,
-                "expires_at": self.batch.expires_at,
-            },
-        )
+        # what kept it from beginning still does, unless that was what ended it
+        add_lane(self._connection, self.batch, kind.queue, held=self._held)
 
     def _next_due(self) -> datetime | None:
         """Looked up only when nothing but resting jobs is left."""
@@ -468,80 +366,8 @@ class Change:
         else:
             self._pace.leave(seconds)
 
-    def _remember(self) -> None:
-        """What the batch showed of its kind, unless another batch of the kind ends in this moment."""
-        kind = {"kind": self.batch.kind}
-        row = self._connection.execute(queries.PACE_TO_MOVE, kind).one_or_none()
-        history = None if row is None else remember(load_history(row.pace), self._pace)
-        if history is not None:
-            self._connection.execute(queries.MOVE_PACE, kind | {"pace": dump(history)})
-
     def _show(self, row: Row[Any]) -> None:
         self._touched = True
         if self._jobs is not None:
             job = job_of(row)
             self._jobs[job.id] = job  # started and ended in one change: the later state counts
-
-    def _note(
-        self, job: UUID, old: JobStatus, new: JobStatus, attempt: int, reason: str, message: str | None = None
-    ) -> None:
-        self._transitions.append((job, old, new, attempt, reason, message))
-
-    def _write_transitions(self) -> None:
-        if not self._transitions:
-            return
-        columns = [list(column) for column in zip(*self._transitions, strict=True)]
-        names = ("job_ids", "old_statuses", "new_statuses", "attempts", "reasons", "messages")
-        parameters = dict(zip(names, columns, strict=True))
-        self._connection.execute(queries.ADD_TRANSITIONS, {"batch_id": self.batch.id, **parameters})
-
-    def _summary(self) -> str | None:
-        """What the kind adds up. A kind that cannot leaves it null: a batch that could never end would be worse."""
-        kind = KINDS.get(self.batch.kind)
-        if kind is None or kind.summarise is None:
-            return None
-        decode = msgspec.json.Decoder(kind.result or Any).decode
-        until = time.monotonic() + SUMMARY_SECONDS
-
-        def results(rows: Iterable[Any]) -> Iterator[Any]:
-            for row in rows:
-                if time.monotonic() > until:
-                    raise TimeoutError(f"summarising took longer than {SUMMARY_SECONDS} s")
-                yield decode(row.result)
-
-        self._connection.execute(queries.ALLOW_SUMMARY)
-        parameters, options = {"batch_id": self.batch.id}, {"yield_per": 1000}
-        try:
-            with self._connection.execute(queries.RESULTS, parameters, execution_options=options) as rows:
-                summary = encode(kind.summarise(results(rows)))
-        except DBAPIError:
-            raise
-        except Exception:
-            log.exception("the results cannot be summarised", batch=str(self.batch.id), kind=kind.name)
-            return None
-        if holds_nul(summary):
-            log.error("the summary holds a NUL character", batch=str(self.batch.id), kind=kind.name)
-            return None
-        return summary.decode()
-
-    def _arrays(self, updates: Sequence[JobUpdate]) -> dict[str, Any]:
-        return {
-            "version": self.version,
-            "ids": [update.id for update in updates],
-            "tokens": [update.token for update in updates],
-            "statuses": [update.status for update in updates],
-            "progress": [update.progress for update in updates],
-            "steps": [update.step for update in updates],
-            "messages": [update.message for update in updates],
-            "items_done": [update.items.done if update.items else None for update in updates],
-            "items_failed": [update.items.failed if update.items else None for update in updates],
-            "items_total": [update.items.total if update.items else None for update in updates],
-            "metadata": [None if update.metadata is None else update.metadata.decode() for update in updates],
-            "checkpoints": [None if update.checkpoint is None else update.checkpoint.decode() for update in updates],
-            "last_lines": [update.last_line for update in updates],
-            "error_codes": [update.error.code if update.error else None for update in updates],
-            "error_messages": [update.error.message if update.error else None for update in updates],
-            "results": [update.result.decode() if update.result is not None else None for update in updates],
-            "delays": [update.delay for update in updates],
-            "counts": [update.counts for update in updates],
-        }

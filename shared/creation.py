@@ -13,10 +13,12 @@ from uuid_utils.compat import uuid7
 from shared import queries
 from shared.channels import Frame, make_frame
 from shared.events import Job, encode
-from shared.jobs import JobStatus
+from shared.jobs import BatchStatus, JobStatus
 from shared.kinds.kind import Kind
+from shared.lanes import add_lane
 from shared.rows import batch_of
 from shared.trace import CURRENT
+from shared.transitions import Transitions
 
 TICKETS = 16
 """The most work tickets that a new batch sends: enough to wake idle workers; they send more themselves."""
@@ -92,35 +94,12 @@ def create_batch(
         },
     ).one()
     copy_jobs(connection, batch_id, jobs, version=1)
-    connection.execute(
-        queries.ADD_LANE,
-        {
-            "batch_id": batch_id,
-            "queue": kind.queue,
-            "owner": owner,
-            "kind": kind.name,
-            "priority": priority,
-            "concurrency": concurrency,
-            "paused": False,
-            "run_after": schedule.run_after,
-            "after_batch": schedule.after if schedule.held else None,
-            "expires_at": schedule.expires_at,
-        },
-    )
+    add_lane(connection, row, kind.queue, held=schedule.held)
     if uploads:
         connection.execute(queries.USE_UPLOADS_FOR, {"batch_id": batch_id, "ids": sorted(uploads)})
-    connection.execute(
-        queries.ADD_TRANSITIONS,
-        {
-            "batch_id": batch_id,
-            "job_ids": [None],
-            "old_statuses": [None],
-            "new_statuses": ["QUEUED"],
-            "attempts": [None],
-            "reasons": ["created"],
-            "messages": [None],
-        },
-    )
+    transitions = Transitions()
+    transitions.note(None, None, BatchStatus.QUEUED, None, "created")
+    transitions.write(connection, batch_id)
     return row
 
 

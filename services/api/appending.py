@@ -14,7 +14,8 @@ from services.api.control import call_workers, refuse_cancelled
 from services.api.plain import read_plain_jobs
 from services.api.resources import Shared
 from services.api.submission import MOST_JOBS, read_more_jobs, refuse_missing_uploads
-from shared.changes import Change, NoSuchBatch, commit
+from shared.changes import Change, NoSuchBatch
+from shared.commit import commit
 from shared.errors import Conflict, NotFound
 from shared.events import Batch
 from shared.kinds import KINDS

@@ -21,7 +21,7 @@ from services.api.resources import Shared
 from services.api.submission import Submission, read_submission, refuse_missing_uploads, still_ahead
 from shared import queries
 from shared.auth import issue_report_token, issue_ticket
-from shared.changes import commit
+from shared.commit import commit
 from shared.creation import Schedule, create_batch, creation_frame
 from shared.errors import Conflict, FieldError, NotFound
 from shared.events import Batch, Job

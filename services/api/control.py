@@ -13,8 +13,9 @@ from services.api.body import ApiRequest, Empty, no_body
 from services.api.jobs import read_job
 from services.api.replies import JobDetail
 from services.api.resources import DELETION, Resources, Shared
-from shared.changes import Change, NoSuchBatch, Unrunnable, commit
+from shared.changes import Change, NoSuchBatch, Unrunnable
 from shared.channels import Frame
+from shared.commit import commit
 from shared.database import longer
 from shared.deletion import Unfinished, delete_batch
 from shared.errors import Conflict, NotFound

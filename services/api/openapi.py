@@ -1,6 +1,6 @@
 """Every operation of api and stream in one table, and the OpenAPI document that follows from it."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,8 @@ from services.api.replies import (
     Worker,
 )
 from services.api.report_fields import Reports
-from services.api.submission import JOBS_OF_OPEN, BatchFields, JobFields, MoreJobs
+from services.api.submission import MoreJobs
+from services.api.submission_schema import SUBMISSION
 from shared.auth import ADMIN
 from shared.errors import (
     Conflict,
@@ -41,8 +42,6 @@ from shared.errors import (
     all_errors,
 )
 from shared.events import Batch, Job, Line
-from shared.kinds import KINDS, PLUGINS
-from shared.kinds.kind import Kind
 from shared.web import watching
 from shared.web.health import Liveness, Readiness
 from shared.web.openapi import Content, Operation, Parameter, Reply, document
@@ -108,29 +107,6 @@ def _page(path: str, name: str, summary: str, content: Content, **more: Any) -> 
     )
 
 
-def _type_name(kind: str) -> str:
-    """One for each: `words.count` is WordsCount, and what could be taken for it keeps its dashes as underscores."""
-    return "".join(word[:1].upper() + word[1:] for word in kind.replace("_", "__").replace("-", "_").split("."))
-
-
-def _submission(kind: Kind) -> type[Struct]:
-    """The body that creates a batch of this kind: what submission.py reads, its jobs' `params` included."""
-    # a plug-in's by its kind: its parameters may be called as somebody else's are
-    name = _type_name(kind.name) if kind.name in PLUGINS else kind.params.__name__
-    job = msgspec.defstruct(
-        f"{name}Job", [("params", kind.params)], bases=(JobFields,), forbid_unknown_fields=True, kw_only=True
-    )
-    return msgspec.defstruct(
-        f"{name}Batch",
-        [("kind", Literal[kind.name]), ("jobs", Annotated[list[job], JOBS_OF_OPEN], [])],  # type: ignore[valid-type]
-        bases=(BatchFields,),
-        forbid_unknown_fields=True,
-        kw_only=True,
-    )
-
-
-_SUBMISSIONS = {kind.name: _submission(kind) for kind in KINDS.values()}
-
 VIEWER = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 """Of all the files in the package that holds Swagger UI, those that `/docs` loads."""
 
@@ -160,19 +136,7 @@ OPERATIONS: tuple[Operation, ...] = (
         scope="write",
         query=NoParameters,
         headers=(_KEY,),
-        body=_json(
-            {
-                "oneOf": list(_SUBMISSIONS.values()),
-                "anyOf": [
-                    {"required": ["jobs"], "properties": {"jobs": {"minItems": 1}}},
-                    {"required": ["open"], "properties": {"open": {"const": True}}},
-                ],
-                "discriminator": {
-                    "propertyName": "kind",
-                    "mapping": {kind: f"#/components/schemas/{type_.__name__}" for kind, type_ in _SUBMISSIONS.items()},
-                },
-            }
-        ),
+        body=_json(SUBMISSION),
     ),
     _get(
         "/api/batches",

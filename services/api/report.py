@@ -17,9 +17,11 @@ from services.api.report_telling import Telling
 from services.api.resources import Shared
 from shared import queries
 from shared.auth import Claims, issue_report_token
-from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
+from shared.changes import Change, NoSuchBatch
+from shared.commit import commit
 from shared.errors import Conflict, NotFound
 from shared.events import Failure, stamp
+from shared.job_updates import JobUpdate, NewLine
 from shared.jobs import FINAL_BATCH, FINAL_JOB, JobStatus
 from shared.kinds.external import EXTERNAL
 from shared.settings import Settings

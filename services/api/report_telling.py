@@ -16,8 +16,8 @@ from services.api.report_fields import (
     StepReport,
     WarningReport,
 )
-from shared.changes import JobUpdate, NewLine
 from shared.events import Failure, encode
+from shared.job_updates import JobUpdate, NewLine
 from shared.jobs import RUNNING_MAX, JobStatus
 from shared.kinds.external import EXTERNAL
 from shared.settings import Settings

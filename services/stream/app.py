@@ -61,7 +61,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         hub.start()
-        hub.prepare()
+        hub.topics.prepare()
         try:
             yield
         finally:
@@ -76,7 +76,7 @@ def create_app(settings: Settings, *, jitter: Callable[[], float] = random.rando
             return await connection.run_sync(schema.ask)
 
     async def redis() -> None:
-        if not hub.source.connected:
+        if not hub.topics.source.connected:
             raise ConnectionError
 
     parts = [Part("postgresql", postgresql), Part("redis", redis, needed=False, told=True)]

@@ -1,10 +1,10 @@
-"""The hub: the topics of this process, opened with their first viewer and closed a while after the last."""
+"""The hub: who watches what in this process. Viewers come, stay while there is room, and are sent away."""
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -12,30 +12,22 @@ import structlog
 from services.stream.buffer import Buffer
 from services.stream.census import TOO_MANY, Census, Place, Tally
 from services.stream.delivery import Encoder, Position
-from services.stream.feed import Feed, encode_feed
+from services.stream.feed import encode_feed
 from services.stream.feed_keeper import FeedKeeper
 from services.stream.frames import encode_story, error_event
 from services.stream.history import History
-from services.stream.inquiry import PATIENCE
 from services.stream.keeper import Keeper
 from services.stream.limits import Addresses, room_for, strangers_among
-from services.stream.lookout import Lookout
 from services.stream.metrics import Metrics
 from services.stream.pump import Pump
 from services.stream.resume import starting_point
-from services.stream.round import Round
-from services.stream.source import Source
-from services.stream.topic import Topic
+from services.stream.topics import Topics
 from services.stream.viewer import Viewer
 from services.stream.wheel import Wheel
-from shared.channels import batch_channel, owner_channel
-from shared.errors import NotFound, TooManyRequests, Unavailable
+from shared.errors import TooManyRequests, Unavailable
 from shared.event_ids import Filters
 from shared.events import ErrorCode, sse_retry
 from shared.settings import Settings
-
-LINGER = 10.0
-"""Seconds for which a topic outlives its last viewer: a page that is loaded again finds it open."""
 
 _RETRY = (2000, 8000)
 """Milliseconds between which those who were sent away come back: spread, not all at once."""
@@ -48,9 +40,6 @@ _TICK = 0.5
 
 log = structlog.get_logger(__name__)
 
-
-Key = UUID | str
-"""Of a batch's topic its id; of a feed its owner."""
 
 _NO_FILTERS = Filters()
 """A feed has none."""
@@ -65,6 +54,9 @@ class Guest(Protocol):
         """It is to end; its viewers are told so, too. `farewell`: as Server-Sent Events."""
 
 
+_One = TypeVar("_One", Viewer, Guest)
+
+
 class Hub:
     """`jitter` gives numbers from 0 to 1."""
 
@@ -74,12 +66,10 @@ class Hub:
         history: History,
         *,
         jitter: Callable[[], float] = random.random,
-        linger: float = LINGER,
         metrics: Metrics | None = None,
     ) -> None:
         self.history = history
         self.metrics = metrics or Metrics()
-        self.source = Source(settings, self._look, self.metrics)
         self.most = room_for(settings.viewers)
         """Viewers that this process takes."""
         self.addresses = Addresses(settings)
@@ -87,17 +77,12 @@ class Hub:
         self.heartbeat = settings.heartbeat
         self.buffer = Buffer(settings.buffer)
         self.pump = Pump(self.metrics)
+        self.topics = Topics(settings, history, self.buffer, self.pump, self.metrics, jitter=jitter)
         self.wheel = Wheel(min(_TICK, settings.heartbeat / 4), self.metrics)
         self._leave_until = 0.0
         self._nobody = asyncio.Event()
         self._census = Census(settings)
-        self._settings = settings
         self._jitter = jitter
-        self._linger = linger
-        self._keepers: dict[Key, Keeper | FeedKeeper] = {}
-        self._owners: dict[UUID, asyncio.Task[str | None]] = {}
-        self._openings: dict[Key, asyncio.Task[None]] = {}
-        self._closings: dict[Key, asyncio.TimerHandle] = {}
         self._filters: dict[Filters, Filters] = {}
         self._guests: set[Guest] = set()
         self._watching = 0
@@ -107,23 +92,11 @@ class Hub:
         self._strangers = 0
         """Those among them who have not said yet who they are."""
         self._came_from: dict[Viewer | Guest, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lookout = Lookout(history, lambda: [one for one in self._keepers.values() if isinstance(one, Keeper)])
 
     def start(self) -> None:
-        self.source.start()
-        self._lookout.start()
+        self.topics.start()
         self._census.start()
         self.wheel.start()
-
-    def prepare(self) -> None:
-        """Connect to PostgreSQL before anybody waits for it: the first time takes as long as many later ones."""
-
-        async def connect() -> None:
-            with suppress(Unavailable):
-                await self.history.check()
-
-        self._spawn(connect())
 
     async def stop(self) -> None:
         """Those who were dismissed and still read may do so until the time that `drain` gave them is over."""
@@ -136,14 +109,7 @@ class Hub:
         for one in self.wheel:
             one.cut()
         self.wheel.stop()
-        for closing in self._closings.values():
-            closing.cancel()
-        for task in (*self._tasks, *self._openings.values(), *self._owners.values()):
-            task.cancel()
-        for keeper in list(self._keepers.values()):
-            await keeper.close()
-        await self._lookout.stop()
-        await self.source.stop()
+        await self.topics.stop()
         await self._census.stop()
 
     @property
@@ -157,9 +123,9 @@ class Hub:
         return {
             "viewers": lambda: self.present,
             "viewers_limit": lambda: self.most,
-            "topics": lambda: len(self._keepers),
+            "topics": lambda: len(self.topics.keepers),
             "buffered_bytes": lambda: self.buffer.held,
-            "redis_up": lambda: self.source.connected,
+            "redis_up": lambda: self.topics.source.connected,
         }
 
     async def admit(self, guest: Guest, owner: str, came_from: str = "") -> None:
@@ -175,12 +141,7 @@ class Hub:
                 self._came_from[guest] = came_from
         if not place.counted:
             place.on_settled = lambda: self._settle(guest)
-        if place.refused:  # Redis said so while we looked
-            self.depart(guest)
-            self.metrics.refusals["owner"] += 1
-            raise TooManyRequests
-        if self.draining:
-            guest.dismiss("draining", self.farewell())
+        self._receive(guest, place, self.depart)
 
     @contextmanager
     def stranger(self, came_from: str) -> Iterator[None]:
@@ -224,7 +185,7 @@ class Hub:
         with self._arrival(came_from):
             place = await self._count(owner)
             try:
-                keeper = await self._open_batch(batch_id, owner)
+                keeper = await self.topics.open_batch(batch_id, owner)
             except BaseException:
                 self._census.leave(place)
                 raise
@@ -241,12 +202,7 @@ class Hub:
         if last_id and not (isinstance(start, Position) and start.version):
             self.metrics.resumes["snapshot"] += 1
         viewer.begin(start)
-        if place.refused:  # Redis said so while we read
-            self.leave(viewer)
-            self.metrics.refusals["owner"] += 1
-            raise TooManyRequests
-        if self.draining:  # it may have come too late to be sent away with the others
-            viewer.dismiss("draining", self.farewell())
+        self._receive(viewer, place, self.leave)
         return viewer
 
     async def join_feed(
@@ -256,9 +212,9 @@ class Hub:
         came_from = came_from or self._address(guest)
         with self._arrival(came_from):
             place = await self._count(owner)
-            behind = owner in self._keepers and owner not in self._openings
+            behind = self.topics.is_open(owner)
             try:
-                keeper = await self._open(owner, lambda: self._make_feed(owner))
+                keeper = await self.topics.open_feed(owner)
             except BaseException:
                 self._census.leave(place)
                 raise
@@ -272,17 +228,12 @@ class Hub:
         except BaseException:
             self.leave(viewer)
             raise
-        if place.refused:  # Redis said so while we read
-            self.leave(viewer)
-            self.metrics.refusals["owner"] += 1
-            raise TooManyRequests
-        if self.draining:
-            viewer.dismiss("draining", self.farewell())
+        self._receive(viewer, place, self.leave)
         return viewer
 
     async def refresh(self, viewer: Viewer) -> None:
         """Whatever is committed by now is known afterwards. Raises NotFound and Unavailable."""
-        keeper = self._keepers.get(viewer.topic.id)
+        keeper = self.topics.keepers.get(viewer.topic.id)
         if isinstance(keeper, Keeper):
             await keeper.refresh()
 
@@ -298,9 +249,8 @@ class Hub:
         if viewer.place is not None:
             self._census.leave(viewer.place)
             viewer.place = None
-        keeper = self._keepers.get(topic.id)
-        if not topic.viewers and keeper is not None and keeper.topic is topic:
-            self._close_later(topic.id)
+        if not topic.viewers:
+            self.topics.left(topic)
 
     def farewell(self) -> bytes:
         return self.retry() + error_event("draining", "This server is leaving; connect again.", retryable=True)
@@ -321,7 +271,10 @@ class Hub:
         loop = asyncio.get_running_loop()
         self.draining = True
         self._leave_until = loop.time() + grace
-        present = [*self._guests, *(viewer for keeper in self._keepers.values() for viewer in keeper.topic.viewers)]
+        present = [
+            *self._guests,
+            *(viewer for keeper in self.topics.keepers.values() for viewer in keeper.topic.viewers),
+        ]
         log.info("draining", viewers=len(present))
         until = loop.time() + linger
         # everybody in the first half of that time, however many: the other is for those who come yet
@@ -363,77 +316,6 @@ class Hub:
             self.metrics.refusals["owner"] += 1
             raise
 
-    async def _open_batch(self, batch_id: UUID, owner: str) -> Keeper:
-        if batch_id not in self._keepers and await self._owner(batch_id) != owner:
-            raise NotFound
-        keeper = await self._open(batch_id, lambda: self._make(batch_id))
-        if not isinstance(keeper, Keeper) or keeper.topic.batch.owner != owner:
-            raise NotFound
-        return keeper
-
-    async def _open(self, key: Key, make: Callable[[], Keeper | FeedKeeper]) -> Keeper | FeedKeeper:
-        """The one that there is, or the one that `make` gives, read for the first time."""
-        keeper = self._keepers.get(key)
-        if keeper is None:
-            keeper = self._keepers[key] = make()
-            self._openings[key] = asyncio.get_running_loop().create_task(self._first(key, keeper))
-            self._openings[key].add_done_callback(_note_failure)
-        if key in self._openings:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await asyncio.shield(self._openings[key])
-            except TimeoutError:
-                raise Unavailable("This takes too long at the moment.") from None
-        return keeper
-
-    async def _owner(self, batch_id: UUID) -> str | None:
-        """Asked once for all who come at the same time, before anything is opened for them. None: there is none."""
-        question = self._owners.get(batch_id)
-        if question is None:
-            question = self._owners[batch_id] = asyncio.get_running_loop().create_task(self.history.owner(batch_id))
-            question.add_done_callback(_note_failure)
-            question.add_done_callback(lambda _: self._owners.pop(batch_id))
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await asyncio.shield(question)
-        except TimeoutError:
-            raise Unavailable("This takes too long at the moment.") from None
-
-    def _make(self, batch_id: UUID) -> Keeper:
-        logs_url = f"{self._settings.public_url.rstrip('/')}/api/batches/{batch_id}/logs"
-        topic = Topic(batch_id, logs_url, self.buffer)
-        topic.audience.metrics = self.metrics
-        return Keeper(
-            topic,
-            self.history,
-            window=self._settings.window,
-            tell=Round(topic, self.pump).begin,
-            jitter=self._jitter,
-            vanished=self._forget,
-        )
-
-    def _make_feed(self, owner: str) -> FeedKeeper:
-        feed = Feed(owner, self.buffer)
-        feed.audience.metrics = self.metrics
-        tell = Round(feed, self.pump).begin
-        return FeedKeeper(feed, self.history, window=self._settings.window, tell=tell, jitter=self._jitter)
-
-    async def _first(self, key: Key, keeper: Keeper | FeedKeeper) -> None:
-        """Subscribe, and only then read: no change can fall between the two."""
-        try:
-            await self.source.watch(self._channel(key), keeper.hear)
-            await keeper.open()
-        except BaseException:
-            self._forget(key)
-            raise
-        finally:
-            self._openings.pop(key, None)
-        self._close_later(key)  # unless somebody is still there to enter
-
-    def _channel(self, key: Key) -> str:
-        namespace = self._settings.namespace
-        return owner_channel(namespace, key) if isinstance(key, str) else batch_channel(namespace, key)
-
     def _address(self, guest: Guest | None) -> str:
         return "" if guest is None else self._came_from.get(guest, "")
 
@@ -446,8 +328,16 @@ class Hub:
         self._settle(viewer)
         self._watching += 1
         topic.audience.enter(viewer)
-        if closing := self._closings.pop(topic.id, None):
-            closing.cancel()
+        self.topics.entered(topic.id)
+
+    def _receive(self, one: _One, place: Place, give_back: Callable[[_One], None]) -> None:
+        """It stays, by all that is known now. Raises TooManyRequests."""
+        if place.refused:  # Redis said so while we looked elsewhere
+            give_back(one)
+            self.metrics.refusals["owner"] += 1
+            raise TooManyRequests
+        if self.draining:  # it may have come too late to be sent away with the others
+            one.dismiss("draining", self.farewell())
 
     def _settle(self, one: Viewer | Guest) -> None:
         """Redis has said whether there is a place for it."""
@@ -456,50 +346,3 @@ class Hub:
             one.place = place.tally  # all that there is to know of it, and the same for all of its owner's
         elif isinstance(place, Place) and place.refused:
             one.dismiss("too_many_connections", self.too_many())
-
-    def _close_later(self, key: Key) -> None:
-        if closing := self._closings.pop(key, None):
-            closing.cancel()
-        self._closings[key] = asyncio.get_running_loop().call_later(self._linger, self._close, key)
-
-    def _close(self, key: Key) -> None:
-        if keeper := self._keepers.get(key):
-            self._spawn(keeper.close())
-        self._forget(key)
-
-    def _forget(self, key: Key) -> None:
-        if self._keepers.pop(key, None) is not None:
-            self._spawn(self.source.unwatch(self._channel(key)))
-        if closing := self._closings.pop(key, None):
-            closing.cancel()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _look(self) -> None:
-        """Compare every topic with PostgreSQL in one query, and every feed in another."""
-        versions = {key: one.topic.version for key, one in self._keepers.items() if isinstance(key, UUID)}
-        if versions:
-            stands = await self.history.stands(versions)
-            for batch_id, version in versions.items():
-                keeper = self._keepers.get(batch_id)
-                if isinstance(keeper, Keeper):
-                    keeper.compare(stands.get(batch_id), version)
-        feeds = {one.topic.id: one.topic for one in self._keepers.values() if isinstance(one, FeedKeeper)}
-        if feeds:
-            asked_at = {owner: feed.version for owner, feed in feeds.items()}
-            older = [batch_id for feed in feeds.values() for batch_id in feed.older]
-            epoch, found = await self.history.feed_versions(feeds, older)
-            for owner, seen in found.items():
-                one = self._keepers.get(owner)
-                if isinstance(one, FeedKeeper) and one.topic is feeds[owner]:
-                    one.compare(epoch, seen, asked_at[owner])
-                await asyncio.sleep(0)  # of others there may be many, too
-
-
-def _note_failure(task: "asyncio.Task[Any]") -> None:
-    """Whoever waited has been told; perhaps nobody did."""
-    if not task.cancelled():
-        task.exception()

@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--report-file", type=Path, help="where it says each second how it is: see report.py")
     arguments = parser.parse_args()
     try:
-        settings = load_settings()
+        settings = load_settings(keys=False)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.worker.metrics import Outcome
-from shared.changes import JobUpdate
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
 
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, TextClause
 
 from services.worker.loop import Loop
 from shared import queries
-from shared.changes import commit
 from shared.channels import Publisher
+from shared.commit import commit
 from shared.creation import IDEMPOTENCY_TTL
 from shared.deletion import delete_batch
 from shared.errors import Unavailable
@@ -70,6 +70,10 @@ class Housekeeping:
     def stop(self) -> None:
         """Returns at once; the round that is under way is finished."""
         self._loop.stop()
+
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended."""
+        return self._loop.join(timeout)
 
     def _look(self) -> float:
         return _PAUSE if self.round() else _PERIOD

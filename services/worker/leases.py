@@ -10,7 +10,7 @@ from shared import queries
 
 
 class Leases:
-    """Of the ledger's thread. `lease` in seconds."""
+    """Of the writer's thread. `lease` in seconds."""
 
     def __init__(self, lease: float) -> None:
         self._lease = lease

@@ -26,6 +26,7 @@ from services.worker.runner import Runner
 from services.worker.scratch import Scratch
 from services.worker.standby import StandBy
 from services.worker.sweeper import Sweeper
+from services.worker.writer import Writer
 from shared.channels import Publisher
 from shared.database import make_engine
 from shared.files import make_files
@@ -42,8 +43,11 @@ _FLUSH = 5.0
 """Seconds that the last commits and Dramatiq's threads get at shutdown."""
 
 CONNECTIONS = 7
-"""The ledger's, the stand-by's, the sweeper's for its lock and for a change, housekeeping's, the registry's, and one
+"""The writer's, the stand-by's, the sweeper's for its lock and for a change, housekeeping's, the registry's, and one
 for artifacts. Each listener has one more."""
+
+_ROUNDS = 1.0
+"""Seconds in which what goes round by itself may end the round that is under way."""
 
 _IDLE = 50
 """Milliseconds that Dramatiq sleeps at most between two looks for tickets: what an idle worker takes to notice one."""
@@ -55,7 +59,7 @@ _PERIOD = 0.2
 """Seconds between two looks at what may end the process."""
 
 _SWITCH = 0.001
-"""Seconds after which a busy thread lets another one go on. The ledger waits for PostgreSQL a dozen times a commit, and
+"""Seconds after which a busy thread lets another one go on. The writer waits for PostgreSQL a dozen times a commit, and
 after each for its turn if handlers compute: with Python's usual 0.005 it then made a third fewer commits."""
 
 log = structlog.get_logger(__name__)
@@ -89,15 +93,9 @@ class WorkerProcess:
         # all queues, because the sweeper sends tickets to all; this process fetches from its own only
         queues = tuple(sorted({kind.queue for kind in kinds.values() if kind.queue} | {queue}))
         self._broker = make_broker(settings.tickets_url, settings.namespace, queues)
-        self._ledger = Ledger(
-            self._engine,
-            publisher,
-            settings,
-            queue,
-            lambda kind: kinds[kind].time_limit if kind in kinds else 0,
-            limits_of((kind for kind in kinds.values() if kind.queue == queue), settings),
-            metrics,
-        )
+        self._ledger = Ledger(settings, lambda kind: kinds[kind].time_limit if kind in kinds else 0, metrics)
+        limits = limits_of((kind for kind in kinds.values() if kind.queue == queue), settings)
+        self._writer = Writer(self._ledger, self._engine, publisher, settings, queue, limits, metrics)
         self._stuck_since: float | None = None
         self._scratch = Scratch()
         self._files = make_files(settings)
@@ -151,7 +149,7 @@ class WorkerProcess:
         except OSError as error:  # jobs that need no files can run
             log.error("the directory of files cannot be used", why=error.strerror)  # noqa: TRY400  # no bug of ours
         self._dispatchers.start()
-        self._ledger.start()
+        self._writer.start()
         self._registry.start()
         self._threads.start()
         self._standby.start()
@@ -223,7 +221,7 @@ class WorkerProcess:
             self._ledger.interrupt_all("given_back")
             if not self._idle_within(self._settings.cancel_grace, hurry):
                 self._ledger.give_up()
-        if not self._ledger.stop(_FLUSH):
+        if not self._writer.stop(_FLUSH):
             log.warning("what was not committed is left to its lease")
         # Dramatiq joins its threads, stuck ones included: in a thread of ours that nobody waits for
         stopping = Thread(target=self._threads.stop, kwargs={"timeout": int(_FLUSH * 1000)}, daemon=True)
@@ -233,6 +231,9 @@ class WorkerProcess:
         self._dispatchers.stop()
         self._registry.leave()
         self._reporter.end()
+        until = time.monotonic() + _ROUNDS
+        for part in (self._sweeper, self._housekeeping, self._standby):  # what they have lent is closed once it is back
+            part.join(max(0.0, until - time.monotonic()))
         self._engine.dispose()
         self._redis.close()
         self._broker.close()

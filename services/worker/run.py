@@ -8,9 +8,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args
 from uuid import UUID
 
 from services.worker.values import Kept, kept
-from shared.changes import JobUpdate, NewLine
 from shared.events import Artifact as Stored
 from shared.events import Failure
+from shared.job_updates import JobUpdate, NewLine
 from shared.jobs import RUNNING_MAX, JobStatus
 from shared.kinds.mask import Mask
 from shared.texts import TEXT_MAX, clean, last_line

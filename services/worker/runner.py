@@ -19,8 +19,8 @@ from services.worker.running import Abandoned
 from services.worker.scratch import Scratch
 from services.worker.values import RESULT, encoded
 from shared import tracing
-from shared.changes import JobUpdate
 from shared.events import Failure
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
 from shared.kinds.mask import Mask

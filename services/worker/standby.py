@@ -1,5 +1,6 @@
 """The stand-by: while the broker is away, and with it all tickets, it polls PostgreSQL and runs the same drain."""
 
+import time
 from threading import Thread
 
 from sqlalchemy import Engine
@@ -50,6 +51,11 @@ class StandBy:
         """Returns at once; nothing is begun any more."""
         for loop in self._loops:
             loop.stop()
+
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended."""
+        until = time.monotonic() + timeout
+        return all(loop.join(max(0.0, until - time.monotonic())) for loop in self._loops)
 
     def _turn(self) -> None:
         self.tickets_up = self._broker.there()

@@ -18,10 +18,12 @@ from services.worker.loop import Loop
 from services.worker.metrics import Metrics
 from services.worker.retries import after_failure
 from shared import queries
-from shared.changes import Change, JobUpdate, NewLine, NoSuchBatch, commit
+from shared.changes import Change, NoSuchBatch
 from shared.channels import Publisher
+from shared.commit import commit
 from shared.creation import TICKETS
 from shared.events import Failure
+from shared.job_updates import JobUpdate, NewLine
 from shared.jobs import FINAL_BATCH, JobStatus
 from shared.kinds.kind import Kind
 from shared.outage import Outage
@@ -81,6 +83,10 @@ class Sweeper:
     def stop(self) -> None:
         """Returns at once; the round that is under way is finished."""
         self._loop.stop()
+
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended."""
+        return self._loop.join(timeout)
 
     def _turn(self) -> None:
         try:

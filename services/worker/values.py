@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shared.changes import holds_nul
+from shared.texts import holds_nul
 from shared.updates import Checkpoint, Fatal, Metadata
 
 _DEEPEST = 64

@@ -34,6 +34,6 @@ class Kind(Struct, frozen=True, kw_only=True):
     summarise: Callable[[Iterable[Any]], Any] | None = None
     """Adds up the results (in job order, of type `result`) of the completed jobs to the batch's summary.
 
-    Must be quick (changes.SUMMARY_SECONDS): the batch is locked meanwhile. If it raises, the summary is null."""
+    Must be quick (summaries.LONGEST): the batch is locked meanwhile. If it raises, the summary is null."""
     uploads: Callable[[Any], Iterable[tuple[str, UUID]]] = no_uploads
     """The uploads that a job's params name, each with its path in the params."""

@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 
 from shared import models
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
 from shared.channels import Publisher
+from shared.job_updates import JobUpdate
 
 _LEASE = 3600
 

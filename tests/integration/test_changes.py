@@ -6,9 +6,10 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from shared.changes import Change, JobUpdate, NoSuchBatch
+from shared.changes import Change, NoSuchBatch
 from shared.channels import Frame, decode_frame
 from shared.events import Delta, Failure, encode
+from shared.job_updates import JobUpdate
 from shared.jobs import JOB_TRANSITIONS, JobStatus
 from tests.support.batches import assert_consistent, batch_row, cancel, job_rows, make_batch, transition_rows
 from tests.support.claims import claim

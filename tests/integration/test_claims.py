@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from shared import models, queries
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
 from tests.support.batches import cancel, make_batch
 from tests.support.claims import claim

@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from shared import models
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
 from shared.database import make_engine
+from shared.job_updates import JobUpdate
 from shared.jobs import FINAL_BATCH, JobStatus
 from shared.settings import Settings
 from tests.support.batches import assert_consistent, batch_row, make_batch, wait_for

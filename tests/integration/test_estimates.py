@@ -7,11 +7,13 @@ import msgspec
 import sqlalchemy as sa
 
 from shared import models, queries
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
 from shared.channels import Frame
 from shared.events import Batch, Failure
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
-from shared.pace import History, load, load_history
+from shared.pace import History, load
+from shared.paces import history_of
 from shared.rows import batch_of
 from tests.support.batches import batch_row, cancel, job_rows, make_batch
 
@@ -71,7 +73,7 @@ def read(engine: sa.Engine, batch_id: UUID) -> Batch:
 
 def kind_history(engine: sa.Engine, kind: str = "rehearsal") -> History | None:
     with engine.connect() as connection:
-        return load_history(connection.execute(queries.KIND_PACE, {"kind": kind}).scalar_one_or_none())
+        return history_of(connection, kind)
 
 
 def test_every_ended_job_teaches_and_the_rest_is_estimated(engine: sa.Engine) -> None:

@@ -127,7 +127,7 @@ def test_nothing_is_left_of_connections_that_have_ended(settings: Settings, writ
                 if number % 3:
                     reader.delta(topics(writer)[number % 3])
         wait_for(lambda: not hub.present, "the hub to see the end of the connections")
-        assert not hub._keepers[writer.batch_id].topic.viewers
+        assert not hub.topics.keepers[writer.batch_id].topic.viewers
 
         def left() -> list[Any]:
             gc.collect()

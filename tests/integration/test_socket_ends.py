@@ -63,7 +63,7 @@ def test_a_deleted_batch_ends_its_subscriptions(settings: Settings, writer: Writ
             writer.finish(position)
         reader.complete(batch)
         writer.delete()
-        app.state.hub.source._due.set()  # the periodic look
+        app.state.hub.topics.source._due.set()  # the periodic look
         said = reader.until(lambda said: said["type"] == "error")[-1]
         assert (said["topic"], said["code"]) == (batch, "deleted")
         reader.subscribe(batch)

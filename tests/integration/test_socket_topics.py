@@ -158,7 +158,7 @@ def test_what_is_told_is_made_once_for_all(settings: Settings, writer: Writer, t
         version = writer.start(0)
         for reader in readers:
             reader.to_version(version, [topics(writer)[0], topics(writer)[2]])
-        topic = app.state.hub._keepers[writer.batch_id].topic
+        topic = app.state.hub.topics.keepers[writer.batch_id].topic
         assert len(topic.viewers) == 6
         assert len(topic._deliveries) == 3
 

@@ -81,7 +81,7 @@ def hold(anna: httpx.Client, writer: Writer, hub: Hub) -> Iterator[Callable[...,
 
 
 def watching(hub: Hub) -> int:
-    return sum(len(keeper.topic.viewers) for keeper in tuple(hub._keepers.values()))
+    return sum(len(keeper.topic.viewers) for keeper in tuple(hub.topics.keepers.values()))
 
 
 def told(reply: httpx.Response) -> JSON:
@@ -428,7 +428,7 @@ def test_a_server_that_leaves_answers_at_once_with_what_there_is(
     held = hold(first["id"])
     began = time.monotonic()
 
-    asyncio.run_coroutine_threadsafe(hub.drain(), hub.source._tasks[0].get_loop()).result()
+    asyncio.run_coroutine_threadsafe(hub.drain(), hub.topics.source._tasks[0].get_loop()).result()
     reply = held.result()
 
     assert told(reply) == first | {"jobs": [], "lines": []}

@@ -43,7 +43,7 @@ async def hub(settings: Settings, reading: AsyncEngine) -> AsyncIterator[Hub]:
     hub = Hub(settings, History(reading))
     hub.start()
     async with asyncio.timeout(10):
-        while not hub.source.connected:  # noqa: ASYNC110  # it tells nobody, and makes every topic look once more
+        while not hub.topics.source.connected:  # noqa: ASYNC110  # it tells nobody, and makes every topic look once more
             await asyncio.sleep(0.01)
     yield hub
     await hub.stop()
@@ -74,7 +74,7 @@ async def test_whoever_asks_for_what_is_somebody_elses_opens_nothing(
 
     assert {type(answer) for answer in answers} == {NotFound}
     assert 1 <= len(statements) <= 2
-    assert not hub._keepers
+    assert not hub.topics.keepers
 
 
 async def test_those_who_return_from_long_ago_share_the_counting(

@@ -19,8 +19,8 @@ from services.stream.app import create_app
 from services.stream.feed import LATEST
 from shared import models, queries
 from shared.auth import Claims, issue_ticket, issue_token
-from shared.changes import commit
 from shared.channels import FORMAT, Frame, Publisher, owner_channel, uncertain
+from shared.commit import commit
 from shared.deletion import delete_batch
 from shared.events import encode
 from shared.jobs import JobStatus
@@ -304,17 +304,17 @@ def test_many_share_one_subscription_that_ends_a_while_after_the_last(
     channel = owner_channel(settings.namespace, OWNER)
     with redis.Redis.from_url(settings.redis_url) as hints, watching(settings, token) as (address, app, stream):
         hub = app.state.hub
-        hub._linger = 0.3
+        hub.topics.linger = 0.3
         with FeedStream(address, token) as other:
             other.all()
             assert hints.pubsub_numsub(channel)[0][1] == 1
-            assert list(hub._keepers) == [OWNER]
-            feed = hub._keepers[OWNER].topic
+            assert list(hub.topics.keepers) == [OWNER]
+            feed = hub.topics.keepers[OWNER].topic
             version = writer.start(0)
             for one in (stream, other):
                 one.to(writer.batch_id, version)
         stream.close()
-        wait_for(lambda: not hub._keepers, "the feed to be closed")
+        wait_for(lambda: not hub.topics.keepers, "the feed to be closed")
         wait_for(lambda: hints.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")
         wait_for(lambda: not feed.version, "the feed to be emptied")
 

@@ -50,7 +50,7 @@ def test_viewers_of_a_batch_share_a_topic_and_a_subscription(
         version = writer.start(0)
         one.to_version(version)
         other.to_version(version)
-        topics = app.state.hub._keepers
+        topics = app.state.hub.topics.keepers
 
         assert [count for _, count in subscribed] == [1]
         assert len(topics) == 1
@@ -69,11 +69,11 @@ def test_a_topic_outlives_its_last_viewer_for_a_while(
         hub: Hub = app.state.hub
         stream.close()
         wait_for(lambda: not hub.present, "the hub to see the end of the connection")
-        assert writer.batch_id in hub._keepers
-        hub._linger = 0.3
+        assert writer.batch_id in hub.topics.keepers
+        hub.topics.linger = 0.3
         with Stream(address, writer.batch_id, token) as last:
             last.delta()
-        wait_for(lambda: writer.batch_id not in hub._keepers, "the topic to be closed")
+        wait_for(lambda: writer.batch_id not in hub.topics.keepers, "the topic to be closed")
         wait_for(lambda: client.pubsub_numsub(channel)[0][1] == 0, "the subscription to end")
 
 

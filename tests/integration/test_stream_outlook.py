@@ -127,10 +127,10 @@ def test_nothing_is_written_while_nothing_changes(served: tuple[str, Hub], write
 def test_nobody_looks_while_nobody_watches(settings: Settings, writer: Writer, token: str) -> None:
     with stream_thread(replace(settings, version_check=3600)) as (address, app):
         hub: Hub = app.state.hub
-        hub._linger = 0.1
+        hub.topics.linger = 0.1
         with Stream(address, writer.batch_id, token) as stream:
             stream.delta()
-        wait_for(lambda: not hub._keepers, "the topic to be closed")
+        wait_for(lambda: not hub.topics.keepers, "the topic to be closed")
 
         def quiet() -> bool:
             looks = hub.metrics.readings["answered"]
@@ -154,7 +154,7 @@ def test_a_reply_that_waits_goes_on_waiting_and_is_up_to_date(settings: Settings
         asking.start()
         wait_for(lambda: hub.present, "it to be held")
         comes(writer.engine)
-        keeper = next(iter(hub._keepers.values()))
+        keeper = next(iter(hub.topics.keepers.values()))
         wait_for(lambda: keeper.topic.batch.waiting is None, "the process to see it")
         assert not replies, "nothing has happened"
         asking.join()

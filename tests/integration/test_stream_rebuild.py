@@ -112,7 +112,7 @@ class Scene:
         self.note_truth()
 
     async def hear(self, hub: int, index: int) -> None:
-        keeper = self.hubs[hub]._keepers.get(self.writer.batch_id)
+        keeper = self.hubs[hub].topics.keepers.get(self.writer.batch_id)
         if keeper is not None and (frames := self.writer.frames):
             keeper.hear(encode(frames[index % len(frames)]))
 
@@ -124,7 +124,7 @@ class Scene:
             keeper.ask()
 
     def keepers(self) -> list[Keeper | FeedKeeper]:
-        return [keeper for hub in self.hubs for keeper in hub._keepers.values()]
+        return [keeper for hub in self.hubs for keeper in hub.topics.keepers.values()]
 
     async def tick(self, times: int) -> None:
         """A question is on its way, perhaps."""
@@ -133,7 +133,7 @@ class Scene:
 
     async def race(self, hub: int, times: int) -> None:
         """A frame overtakes the answer to a question."""
-        for keeper in self.hubs[hub]._keepers.values():
+        for keeper in self.hubs[hub].topics.keepers.values():
             keeper.ask()
         await self.tick(times)
         await self.hear_newest(hub)

@@ -1,7 +1,7 @@
-"""One worker process, in threads of the test's own: every way in which a handler can end."""
+"""One worker process, in threads of the test's own: what becomes of its jobs, and when."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from structlog.testing import capture_logs
 
 from shared import models, queries
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
-from shared.kinds import KINDS
 from shared.settings import Settings
-from shared.updates import Fatal, Items, Job, Log, Progress, Retryable, Step, Updates
+from shared.updates import Items, Job, Log, Progress, Retryable, Updates
 from tests.support.batches import (
     assert_consistent,
     batch_row,
@@ -34,107 +33,14 @@ from tests.support.writer import Writer
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def raises(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(10)
-    raise ValueError("the invoice has no address")
-
-
-def raises_system_exit(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(10)
-    raise SystemExit(3)
-
-
-def fatal(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(10)
-    raise Fatal("no such customer", code="no_customer")
-
-
-def unencodable(params: Nothing, job: Job) -> Updates[object]:
-    yield Progress(10)
-    return object()
-
-
-def too_large(params: Nothing, job: Job) -> Updates[str]:
-    yield Progress(10)
-    return "x" * 300_000
-
-
-def nul(params: Nothing, job: Job) -> Updates[str]:
-    yield Progress(10)
-    return "a\0b"
-
-
-def no_generator(params: Nothing, job: Job) -> int:
-    return 42
-
-
-def yields_nonsense(params: Nothing, job: Job) -> Updates[None]:
-    yield "half way"  # type: ignore[misc]
-
-
-def endless(params: Nothing, job: Job) -> Updates[None]:
-    while True:
-        yield Progress(50)
-        time.sleep(0.01)
-
-
-def never_yields(params: Nothing, job: Job) -> Updates[None]:
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        pass
-    yield Progress(50)
-
-
-def nonsense_level(params: Nothing, job: Job) -> Updates[None]:
-    yield Log("half way", "fine")  # type: ignore[arg-type]
-
-
-class SpeechlessError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-def speechless(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(10)
-    raise SpeechlessError
-
-
-def negative_items(params: Nothing, job: Job) -> Updates[None]:
-    yield Progress(items=Items(-1))
-
-
-FAILURES: list[tuple[Callable[..., Any], str, str]] = [
-    (raises, "exception", "ValueError: the invoice has no address"),
-    (raises_system_exit, "exception", "SystemExit: 3"),
-    (fatal, "no_customer", "no such customer"),
-    (unencodable, "unencodable_result", "cannot be encoded as JSON"),
-    (too_large, "result_too_large", "at most 262144"),
-    (nul, "unencodable_result", "NUL"),
-    (no_generator, "no_generator", "must yield at least once"),
-    (yields_nonsense, "exception", "Artifact or None, not str"),
-    (endless, "time_limit", "time limit of 1 s"),
-    (never_yields, "time_limit", "past its time limit"),
-    (negative_items, "exception", "whole numbers"),
-    (nonsense_level, "exception", "one of phase, info, success"),
-    (speechless, "exception", "cannot be described"),
-]
+def instant(params: Nothing, job: Job) -> Updates[None]:
+    yield from ()
 
 
 @pytest.fixture
 def work(settings: Settings) -> Callable[..., Any]:
     """A worker that runs the given handlers, and `rehearsal`, while the `with` block lasts."""
     return partial(working, settings)
-
-
-def test_a_job_of_a_kind_that_the_worker_does_not_know_is_told_of_and_tried_again(
-    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
-) -> None:
-    with capture_logs() as said, work():
-        batch_id = submit(engine, settings, 1, kind_of(raises))
-        job = wait_for(lambda: next((job for job in job_rows(engine, batch_id) if job.failures), None), "its failure")
-    assert (job.status, job.error_code) == ("QUEUED", "no_handler")
-    (line,) = (line for line in said if line["log_level"] == "error")
-    assert line == {"event": "a job has no handler here", "log_level": "error", "job": str(job.id), "kind": "raises"}
 
 
 def test_a_batch_runs_to_its_end(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
@@ -153,72 +59,6 @@ def test_a_batch_runs_to_its_end(engine: sa.Engine, settings: Settings, work: Ca
         ("QUEUED", "PROCESSING", "jobs"),
         ("PROCESSING", "COMPLETED", "jobs"),
     ]
-
-
-@pytest.mark.parametrize(("handler", "code", "message"), FAILURES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_failing_handler_fails_its_job_and_not_the_worker(
-    engine: sa.Engine,
-    settings: Settings,
-    work: Callable[..., Any],
-    handler: Callable[..., Any],
-    code: str,
-    message: str,
-) -> None:
-    bad = submit(engine, settings, 2, kind_of(handler))
-    with work(handler):
-        batch = wait_finished(engine, bad)
-        good = submit(engine, settings, 8, params={"steps": 1, "stepMs": 1})
-        assert wait_finished(engine, good).status == "COMPLETED"
-    assert batch.status == "FAILED"
-    for job in job_rows(engine, bad):
-        assert (job.status, job.error_code) == ("FAILED", code)
-        assert message in job.error_message
-    assert_consistent(engine, bad)
-
-
-def test_what_postgresql_refuses_fails_its_own_job_only(
-    engine: sa.Engine, settings: Settings, work: Callable[..., Any]
-) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE jobs ADD CHECK (result IS NULL OR result <> '\"refused\"'::jsonb)"))
-
-    def refused(params: Nothing, job: Job) -> Updates[str]:
-        yield Step("about to be refused")
-        return "refused" if job.name == "job 1" else "fine"
-
-    batch_id = submit(engine, settings, 4, kind_of(refused))
-    with work(refused):
-        batch = wait_finished(engine, batch_id)
-    assert (batch.status, batch.completed, batch.failed) == ("PARTIAL", 3, 1)
-    assert job_rows(engine, batch_id)[1].error_code == "unstorable"
-    assert_consistent(engine, batch_id)
-
-
-@pytest.mark.parametrize("how", ["raises", "holds a NUL"])
-def test_results_that_cannot_be_summarised_do_not_hold_the_batch(
-    engine: sa.Engine,
-    settings: Settings,
-    work: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-) -> None:
-    def summarise(results: Iterable[int]) -> str:
-        if how == "raises":
-            raise KeyError(sum(results))
-        return "a\0b"
-
-    def seven(params: Nothing, job: Job) -> Updates[int]:
-        yield Progress(10)
-        return 7
-
-    kind = kind_of(seven, summarise=summarise)
-    monkeypatch.setitem(KINDS, kind.name, kind)
-    batch_id = submit(engine, settings, 2, kind)
-    with work(seven, summarise=summarise):
-        batch = wait_finished(engine, batch_id)
-    assert (batch.status, batch.summary) == ("COMPLETED", None)
-    assert [job.attempt for job in job_rows(engine, batch_id)] == [1, 1]
-    assert_consistent(engine, batch_id)
 
 
 def test_a_process_that_lost_a_job_and_claims_it_again_keeps_the_two_apart(
@@ -280,15 +120,6 @@ def test_a_retryable_failure_is_tried_again_and_lines_run_on(
         (5, 3, "log"),
     ]
     assert "the printer is busy; the next one in" in lines[1].text
-    assert_consistent(engine, batch_id)
-
-
-def test_attempts_are_limited(engine: sa.Engine, settings: Settings, work: Callable[..., Any]) -> None:
-    batch_id = submit(engine, settings, 1, kind_of(raises))
-    with work(raises, max_attempts=3):
-        wait_finished(engine, batch_id)
-    (job,) = job_rows(engine, batch_id)
-    assert (job.status, job.attempt, job.failures) == ("FAILED", 3, 3)
     assert_consistent(engine, batch_id)
 
 
@@ -377,8 +208,8 @@ def test_shutdown_gives_running_jobs_back_without_using_up_an_attempt(
 def test_what_is_claimed_while_the_process_begins_to_leave_is_given_back(
     engine: sa.Engine, settings: Settings, work: Callable[..., Any]
 ) -> None:
-    batch_id = submit(engine, settings, 1, kind_of(endless))
-    with engine.connect() as holder, work(endless, time_limit=60) as process:
+    batch_id = submit(engine, settings, 1, kind_of(instant))
+    with engine.connect() as holder, work(instant) as process:
         holder.execute(queries.LOCK_BATCH, {"id": batch_id})  # it is claimed, but cannot be started yet
         wait_for(lambda: job_rows(engine, batch_id)[0].lease_token, "the reservation")
         process._ledger.stop_claiming()
@@ -412,10 +243,6 @@ def test_leases_come_to_an_end_while_a_deletion_takes_its_time(
             assert waiting(engine), "with the deletion still under way"
         process._housekeeping.stop()
         process._housekeeping._loop.join(20)
-
-
-def instant(params: Nothing, job: Job) -> Updates[None]:
-    yield from ()
 
 
 def test_jobs_shorter_than_a_commit_are_started_and_ended_many_at_a_time(

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from shared import models, queries
-from shared.changes import Change, JobUpdate
+from shared.changes import Change
 from shared.events import encode
+from shared.job_updates import JobUpdate
 from shared.jobs import JobStatus
 from shared.kinds import KINDS
 from shared.kinds.secret import HIDDEN, Secret

@@ -14,7 +14,7 @@ LINGER = 0.2
 
 def create_forgetful(settings: Settings) -> Any:
     app = create_app(settings)
-    app.state.hub._linger = LINGER
+    app.state.hub.topics.linger = LINGER
     return app
 
 

@@ -37,7 +37,7 @@ def stream_thread(
         with suppress(redis.ConnectionError):
             with redis.Redis.from_url(settings.redis_url) as client:
                 client.ping()
-            wait_for(lambda: app.state.hub.source.connected, "the stream service to find Redis")
+            wait_for(lambda: app.state.hub.topics.source.connected, "the stream service to find Redis")
         yield address, app
 
 

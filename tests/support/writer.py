@@ -8,8 +8,9 @@ import msgspec
 import sqlalchemy as sa
 
 from shared import models, queries
-from shared.changes import Change, JobUpdate, NewLine
+from shared.changes import Change
 from shared.channels import Frame, Publisher
+from shared.job_updates import JobUpdate, NewLine
 from shared.jobs import JobStatus
 from shared.redis_clients import make_redis
 from shared.rows import batch_of, job_of, line_of

@@ -12,10 +12,7 @@ from msgspec import Struct
 from services.worker.ledger import Ledger
 from services.worker.run import Run
 from services.worker.runner import Runner
-from shared.channels import Publisher
-from shared.database import make_engine
 from shared.kinds.kind import Kind
-from shared.redis_clients import make_redis
 from shared.settings import Settings
 from shared.updates import Handler, Job, Progress, Updates
 from tests.support.batches import wait_for
@@ -23,10 +20,9 @@ from tests.support.batches import wait_for
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """Not started: it reaches neither PostgreSQL nor Redis."""
+    """Without a writer."""
     settings = Settings(database_url="postgresql:///", redis_url="redis://", secret="s" * 32, ticket_key="t" * 32)
-    engine = make_engine(settings.database_url, pool_size=1, application="test")
-    return Ledger(engine, Publisher(make_redis(settings.redis_url), ""), settings, "default", lambda _: 60)
+    return Ledger(settings, lambda _: 60)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from shared.event_ids import LOGS_MAX, Filters
 from shared.events import Batch, Job, Line
 from shared.jobs import BatchStatus, Counts, JobStatus
 from tests.support.sse import Event, Parser, Record
+from tests.support.watchers import pulled
 
 BATCH = UUID("01890000-0000-7000-8000-000000000001")
 AT = "2026-11-01T12:00:00.000Z"
@@ -60,13 +61,6 @@ def watch(topic: Topic, filters: Filters | None = None, start: Any = None) -> Vi
     viewer.begin(start or Position())
     topic.viewers.add(viewer)
     return viewer
-
-
-def pulled(viewer: Viewer) -> list[bytes]:
-    chunks = []
-    while (chunk := viewer.pull()) is not None:
-        chunks.append(chunk)
-    return chunks
 
 
 def seen(viewer: Viewer, record: Record | None = None) -> list[Event]:

@@ -8,10 +8,9 @@ from msgspec import Struct, structs
 
 from services.worker.retries import after_failure
 from services.worker.run import Run
-from shared.changes import holds_nul
 from shared.jobs import JobStatus
 from shared.kinds.kind import Kind
-from shared.texts import clean
+from shared.texts import clean, holds_nul
 from shared.updates import Job, Log, Progress, Step
 
 KIND = Kind(name="k", title="", params=Struct, max_attempts=4, backoff=(1, 3))
