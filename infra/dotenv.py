@@ -24,6 +24,7 @@ CERTIFICATES = Path("infra/gateway/certificates")
 _NAME = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.ASCII | re.MULTILINE)
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+", re.ASCII)
 _ADDRESS = re.compile(r"[0-9.]+", re.ASCII)
+_SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "HEADWAY_SECRET", "HEADWAY_TICKET_KEY", "GRAFANA_PASSWORD")
 _SECRET_BYTES = 36
 """48 characters, of which none has a meaning in an address."""
 _HTTPS = "443"
@@ -34,8 +35,7 @@ def wanted(there: Mapping[str, str], domain: str) -> dict[str, str]:
     """What is to stand in .env beside what is there."""
     host, port = there.get("DOMAIN") or domain or "localhost", there.get("GATEWAY_HTTPS_PORT") or _HTTPS
     names = {
-        **{name: secrets.token_urlsafe(_SECRET_BYTES) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")},
-        **{name: secrets.token_urlsafe(_SECRET_BYTES) for name in ("HEADWAY_SECRET", "HEADWAY_TICKET_KEY")},
+        **{name: secrets.token_urlsafe(_SECRET_BYTES) for name in _SECRETS},
         "HEADWAY_PUBLIC_URL": f"https://{host}" + (f":{port}" if port != _HTTPS else ""),
         "TAG": "latest",
     }

@@ -73,8 +73,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where the public keys are by which users' tokens are checked; somebody else issues them."""
     jwks_algorithm: Literal["RS256", "ES256", "EdDSA"] = "RS256"
     """The only one that a token and its key may have."""
-    ticket_key: Key
-    """Signs and checks tickets."""
+    ticket_key: Key = ""
+    """Signs and checks tickets; empty only where nothing is signed or checked: see `load_settings`."""
     ticket_key_old: Key | None = None
     """Still checks tickets, while the last that it signed are about."""
     issuer: str = "headway"
@@ -159,8 +159,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         return "Settings(…)"
 
 
-def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings in `environment` (default: the process's). Raises SettingsError; an empty value counts as unset."""
+def load_settings(environment: Mapping[str, str] | None = None, *, keys: bool = True) -> Settings:
+    """The settings in `environment` (default: the process's). Raises SettingsError; an empty value counts as unset.
+
+    Without `keys` those that sign and check tokens and tickets may be missing: workers, who run what others wrote, have
+    no use for them.
+    """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(Settings):
@@ -180,7 +184,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(f"{unknown[0]}: there is no such setting")
     settings = Settings(**values)
     _check_servers(settings)
-    _check_keys(settings)
+    _check_keys(settings, needed=keys)
     if settings.public_url and not _PUBLIC.fullmatch(settings.public_url):
         raise SettingsError("HEADWAY_PUBLIC_URL: expected an address like https://progress.example.org, without a path")
     read_origins(settings)
@@ -280,9 +284,11 @@ def read_limits(settings: Settings) -> dict[str, Limit]:
     return limits
 
 
-def _check_keys(settings: Settings) -> None:
+def _check_keys(settings: Settings, *, needed: bool) -> None:
+    if needed and not settings.ticket_key:
+        raise SettingsError("HEADWAY_TICKET_KEY is not set")
     if not settings.jwks_url:
-        if settings.secret is None:
+        if needed and settings.secret is None:
             raise SettingsError("HEADWAY_SECRET is not set, nor is HEADWAY_JWKS_URL: one of them is needed")
         return
     if settings.secret is not None:
@@ -307,7 +313,7 @@ COMMAND_ONLY = frozenset({"HEADWAY_HOME", "HEADWAY_TOKEN", "HEADWAY_URL"})
 """Read by the `headway` command, not by the services."""
 
 REQUIRED = (("DATABASE_URL",), ("REDIS_URL",), ("HEADWAY_TICKET_KEY",), ("HEADWAY_SECRET", "HEADWAY_JWKS_URL"))
-"""Without one of each no service starts."""
+"""Without one of each no service starts; workers start without the last two."""
 
 
 def variables() -> frozenset[str]:

@@ -41,7 +41,7 @@ def run(queues: Sequence[str] | None, processes: int) -> None:
     """Of each queue so many; all queues if none is given. Returns when all have ended after SIGTERM or SIGINT; a second
     signal is not waited for. Fit to be process 1. Raises SettingsError and PortError.
     """
-    settings = load_settings()
+    settings = load_settings(keys=False)
     check_place(settings)
     tracing_wanted()  # by the workers themselves: what cannot be had is said here, once
     if unknown := set(queues or ()) - set(QUEUES):

@@ -79,7 +79,8 @@ def _start(stack: ExitStack, settings: Settings, ready: Path, within: list[str])
         processes.append(stack.enter_context(service(module, settings=its, within=within)))
         addresses.append(f"http://127.0.0.1:{its.port}")
     arguments = ("--queue", "default", "--ready-file", str(ready))
-    worker = stack.enter_context(service("services.worker", *arguments, settings=settings, within=within))
+    keys = environment(settings) if within else {}  # workers of the version before want them
+    worker = stack.enter_context(service("services.worker", *arguments, settings=settings, more=keys, within=within))
     api = stack.enter_context(client(addresses[0], settings))
     return Version(api, addresses[1], worker, [*processes, worker]), ready
 

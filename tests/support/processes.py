@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from shared.settings import Settings, variable
 from tests.support.batches import wait_for
 
 _numbers = count(1)
+
+_KEYS = ("HEADWAY_SECRET", "HEADWAY_TICKET_KEY", "HEADWAY_TICKET_KEY_OLD")
+_KEYLESS = ("services.worker", "infra.workers")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -21,6 +25,16 @@ def environment(settings: Settings) -> dict[str, str]:
     ours = {name: str(value) for name, value in values.items() if value is not None}
     others = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")}
     return others | ours
+
+
+def end(process: subprocess.Popen[Any], seconds: float = 10) -> None:
+    """By SIGTERM. Raises TimeoutExpired if that takes longer, and it has ended all the same."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -32,7 +46,10 @@ def service(
     `more`: what its environment holds besides. `within`: a command that becomes the one behind it.
     """
     command = [*within, sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, env=environment(settings) | dict(more or {}))
+    given = environment(settings)
+    if module in _KEYLESS:
+        given = {name: value for name, value in given.items() if name not in _KEYS}
+    process = subprocess.Popen(command, env=given | dict(more or {}))
     try:
         yield process
     finally:

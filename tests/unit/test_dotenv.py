@@ -13,7 +13,7 @@ from infra import certificate
 from infra.dotenv import USER, read
 
 ROOT = Path(__file__).parents[2]
-SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "HEADWAY_SECRET", "HEADWAY_TICKET_KEY")
+SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "HEADWAY_SECRET", "HEADWAY_TICKET_KEY", "GRAFANA_PASSWORD")
 
 
 def make(directory: Path, *arguments: str, status: int = 0, path: str | None = None) -> str:

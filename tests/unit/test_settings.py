@@ -29,6 +29,15 @@ def test_a_cluster_needs_another_server_for_tickets() -> None:
     assert load_settings(GOOD | urls).tickets_url == urls["BROKER_URL"]
 
 
+def test_who_checks_no_tokens_needs_no_keys() -> None:
+    without = {name: value for name, value in GOOD.items() if name not in {"HEADWAY_SECRET", "HEADWAY_TICKET_KEY"}}
+    settings = load_settings(without, keys=False)
+    assert (settings.secret, settings.ticket_key) == (None, "")
+    for wrong in ({"HEADWAY_SECRET": "short"}, {"HEADWAY_SECRET": "s" * 32, "HEADWAY_JWKS_URL": KEYS_URL}):
+        with pytest.raises(SettingsError, match="HEADWAY_SECRET"):
+            load_settings(without | wrong, keys=False)
+
+
 def test_empty_means_unset() -> None:
     assert load_settings(GOOD | {"HEADWAY_PORT": ""}).port == 8000
 
@@ -50,6 +59,7 @@ def test_empty_means_unset() -> None:
         ({"HEADWAY_VIEWERS": "0"}, "HEADWAY_VIEWERS: Expected `int` >= 1"),
         ({"HEADWAY_PROXIES": "10.0.0.0/8, balancer"}, "HEADWAY_PROXIES: expected addresses and networks like"),
         ({"HEADWAY_PROXIES": "10.0.0.1/8"}, "HEADWAY_PROXIES: expected addresses and networks like"),
+        ({"HEADWAY_TICKET_KEY": ""}, "HEADWAY_TICKET_KEY is not set"),
         ({"HEADWAY_SECRET": ""}, "HEADWAY_SECRET is not set, nor is HEADWAY_JWKS_URL"),
         ({"HEADWAY_JWKS_URL": KEYS_URL}, "HEADWAY_SECRET and HEADWAY_JWKS_URL are both set"),
         ({"HEADWAY_SECRET": "", "HEADWAY_JWKS_URL": "file:///etc/passwd"}, "HEADWAY_JWKS_URL: expected an address"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import REQUIRED, Settings
+from shared.settings import REQUIRED, Settings, load_settings
 from tests.support.needs import program
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,16 @@ def test_they_are_given_the_time_to_leave(service: str) -> None:
 
 
 def test_the_example_lacks_the_keys_and_nothing_else() -> None:
-    there = dict(re.findall(r"^(\w+)=(.*)$", (UNITS / "headway.env").read_text(), re.MULTILINE))
-    assert {name for name, value in there.items() if not value} == {"HEADWAY_SECRET", "HEADWAY_TICKET_KEY"}
+    names = ("headway.env", "keys.env")
+    common, keys = (dict(re.findall(r"^(\w+)=(.*)$", (UNITS / name).read_text(), re.MULTILINE)) for name in names)
+    assert keys == {"HEADWAY_SECRET": "", "HEADWAY_TICKET_KEY": ""}
+    assert all(common.values())
     for alternatives in REQUIRED:
-        assert set(alternatives) & set(there)
+        assert set(alternatives) & (set(common) | set(keys))
+    with_keys = {
+        unit.name for unit in UNITS.glob("*.service") if "EnvironmentFile=/etc/headway/keys.env" in unit.read_text()
+    }
+    assert with_keys == {"headway-api.service", "headway-stream@.service"}
+    chosen = {name: value for name, value in common.items() if name != "HEADWAY_UPLOADS"}
+    load_settings(chosen, keys=False)
+    load_settings(chosen | dict.fromkeys(keys, "k" * 32))
