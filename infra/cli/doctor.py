@@ -43,13 +43,13 @@ def doctor(
     terms = Terms(Sizes(request, upload), patience, heartbeat if wait else None, behind_gateway)
     with _asking(url, token) as api:
         try:
-            checks = examine(address, api, terms)
+            examined = examine(address, api, terms)
         except BrokenPipeError:
             raise  # nobody reads any more what we say (`| head`); typer ends that without a word, with 1
         except OSError as error:
             raise CliError(f"{address} does not answer: {error}") from None
-    print(checks.verdict(), flush=True)
-    raise typer.Exit(1 if checks.failed else 0)
+    print(examined.verdict, flush=True)
+    raise typer.Exit(1 if examined.checks.failed else 0)
 
 
 @contextmanager

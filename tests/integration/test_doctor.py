@@ -19,11 +19,12 @@ from services.stream.app import create_app as create_stream
 from shared.auth import issue_token
 from shared.settings import Settings
 from tests.support.batches import OWNER, wait_for
+from tests.support.doctors import Seen, look, look_behind
 from tests.support.gateways import Gateway, caddy, exchange, nginx
 from tests.support.meddler import Meddler, Wrongs
 from tests.support.needs import program
 from tests.support.ports import own_port
-from tests.support.running import HEADWAY, Run, environment, headway, started
+from tests.support.running import HEADWAY, Run, environment, started
 from tests.support.streams import health
 from tests.support.tls import certificate
 from tests.support.web import served
@@ -45,40 +46,6 @@ def token(run: Run) -> str:
     return run.headway("token", OWNER).stdout.strip()
 
 
-class Seen:
-    """What was said: checks by their names, with what was found."""
-
-    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
-        self.status = done.returncode
-        self.text = done.stdout + done.stderr
-        self.failed: dict[str, str] = {}
-        for check in re.split(r"(?m)^  (?=[✓✗-])", done.stdout)[1:]:
-            if check.startswith("✗ FAILED: "):
-                name, _, found = check.removeprefix("✗ FAILED: ").partition(": ")
-                self.failed[name] = found
-
-    def expect(self, *found: tuple[str, str, str]) -> None:
-        """Exactly these failed: the beginning of each, and words of how it was seen and of what to change."""
-        assert self.status == 1, self.text
-        assert len(self.failed) == len(found), self.text
-        for beginning, seen, change in found:
-            (said,) = [said for name, said in self.failed.items() if name.startswith(beginning)] or [self.text]
-            assert seen in said.partition("seen:")[2].partition("change:")[0], said
-            assert change in said.partition("change:")[2], said
-
-    def expect_well(self) -> None:
-        assert self.status == 0, self.text
-        assert re.search(r"All \d+ checks passed", self.text), self.text
-
-
-def look(address: str, tmp_path: Path, *more: str, **variables: str) -> Seen:
-    return Seen(headway(tmp_path / "nowhere", "doctor", address, *more, seconds=60, **variables))
-
-
-def look_behind(gateway: Gateway, tmp_path: Path, *more: str) -> Seen:
-    return look(gateway.address, tmp_path, *more, SSL_CERT_FILE=str(gateway.trust))
-
-
 @pytest.mark.parametrize("start", [nginx, caddy])
 def test_all_is_well_behind_our_gateways(
     run: Run, token: str, tmp_path: Path, start: Callable[..., Iterator[Gateway]]
@@ -91,6 +58,8 @@ def test_all_is_well_behind_our_gateways(
 
     seen.expect_well()
     assert "a stream that is silent is not cut off" in seen.text
+    for whose in ("the gateway's", "the database's", "api's", "the stream service's", "the worker's"):
+        assert f"✓ passed: {whose} clock and ours agree" in seen.text, "of a token for an hour, too"
     assert token not in seen.text
 
 
@@ -169,13 +138,47 @@ def test_what_a_proxy_does_to_a_stream_is_seen_in_the_stream(
     with served(Meddler(run.running.address, wrongs)) as address:
         seen = look(address, tmp_path, "--token", token)
 
+    _of_streams(seen).expect(expected)
+
+
+def test_who_takes_out_a_header_for_proxies_and_holds_nothing_back_does_nothing_wrong(
+    run: Run, token: str, tmp_path: Path
+) -> None:
+    """As ingress-nginx does, which does not say its name either."""
+    with served(Meddler(run.running.address, Wrongs(without=("x-accel-buffering", "server")))) as address:
+        well = look(address, tmp_path, "--token", token)
+    held = Wrongs(holds_back=True, without=("x-accel-buffering", "server"))
+    with served(Meddler(run.running.address, held)) as address:
+        ill = look(address, tmp_path, "--token", token)
+
+    assert not _of_streams(well).failed
+    assert "✓ passed: it has the headers that a stream must have" in well.text
+    assert "remark: the stream has no X-Accel-Buffering: no" in well.text
+    _of_streams(ill).expect(
+        ("its events come", "waited up to", "flush_interval -1"),
+        ("it has the headers", "no X-Accel-Buffering", "custom-headers"),
+    )
+
+
+def _of_streams(seen: Seen) -> Seen:
+    """Without what a Meddler does to everything."""
     others = {"/metrics is not published", "a WebSocket can be opened, by our own pages too"}
     seen.failed = {
         name: found
         for name, found in seen.failed.items()
         if name not in others and not name.startswith("the addresses")
     }
-    seen.expect(expected)
+    return seen
+
+
+def test_a_clock_of_which_nothing_can_be_learned_is_not_said_to_agree(run: Run, token: str, tmp_path: Path) -> None:
+    silent = Wrongs(answers=lambda path: 404 if path.endswith("/report-tokens") else None)
+    with served(Meddler(run.running.address, silent)) as address:
+        seen = look(address, tmp_path, "--token", token)
+
+    assert "left out: api's clock and ours agree (no report token is given out: " in seen.text
+    assert "passed: api's clock" not in seen.text
+    assert "left out: the stream service's clock" in seen.text
 
 
 def test_a_stream_that_is_cut_off_before_its_ping_is_seen_by_waiting(run: Run, token: str, tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ def test_a_status_that_ends_an_eventsource_is_told_with_what_would_not(run: Run,
         assert "answered 502" in said
         assert "ends an EventSource for good" in said
         assert "error_page" in said
-    assert "it answers at /api/batches/{id}/changes as well" in seen.failed
+    assert "left out: it answers at /api/batches/{id}/changes as well (the stream service does not" in seen.text
 
 
 def test_services_that_are_away_are_told_apart(run: Run, tmp_path: Path) -> None:
@@ -206,11 +209,13 @@ def test_services_that_are_away_are_told_apart(run: Run, tmp_path: Path) -> None
     with nginx(address, nobody, tmp_path / "no-stream", pem=pem) as gateway:
         seen = look_behind(gateway, tmp_path)
         assert "bids people come back" in seen.failed["the stream service answers at /api/stream"]
+        assert "start the stream service" in seen.failed["the stream service answers at /api/stream"]
         assert "api answers" not in seen.failed
+        assert "left out: WebSockets" in seen.text
     with nginx(nobody, address, tmp_path / "no-api", pem=pem) as gateway:
         seen = look_behind(gateway, tmp_path)
-        assert "answered 503" in seen.failed["api answers"]
-        assert "the stream service answers at /api/stream" not in seen.failed
+        assert "answered 503" in seen.failed.pop("api answers")
+        assert not seen.failed, "it is nobody else's fault"
     assert look(nobody, tmp_path).status == 2
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from infra.cli.api import parted
 from infra.cli.checkup.advice import BUFFERING, PATHS, UPGRADE, Finding, advice
-from infra.cli.checkup.lateness import LUMP, Piece, longest_wait, skew
-from infra.cli.checkup.outside import tell_clock
+from infra.cli.checkup.clocks import apart, tell_clock
+from infra.cli.checkup.lateness import LUMP, Piece, gathered, longest_wait, lumps, skew
 from infra.cli.checkup.wire import Place, ask, connected
 from infra.cli.errors import CliError
 
@@ -33,6 +33,29 @@ def test_what_comes_at_once_has_waited() -> None:
 
 def test_what_comes_in_two_lumps_has_waited_for_each() -> None:
     assert longest_wait(made(*[1.0] * 10, *[2.0] * 10)) == pytest.approx(0.9)
+
+
+def test_what_comes_in_lumps_is_told_from_what_is_slow_and_not_by_how_long_it_waits() -> None:
+    each_half_second = made(*(-(-number // 5) / 2 for number in range(20)))
+    slow = made(*(number / 10 + 2 * (number % 3) / 30 for number in range(20)))
+
+    assert longest_wait(each_half_second) < LUMP
+    assert (lumps(each_half_second), gathered(each_half_second)) == (5, True)
+    assert (lumps(slow), gathered(slow)) == (20, False)
+
+
+def test_what_was_made_together_may_come_together() -> None:
+    pieces = [Piece(number // 4 / 10, number // 4 / 10 + 0.03) for number in range(40)]
+
+    assert lumps(pieces) == 10
+    assert not gathered(pieces)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "off"), [(100, 101, 0), (90, 100.5, 0), (103.5, 104.5, 1.5), (97, 98, -2), (101, 102, 0)]
+)
+def test_a_clock_is_wrong_only_by_what_no_delay_explains(first: float, last: float, off: float) -> None:
+    assert apart(first, last, 100, 102) == pytest.approx(off)
 
 
 def test_a_clock_that_is_a_little_wrong_is_nobodys_business() -> None:

@@ -12,6 +12,10 @@ from infra.cli.checkup.wire import Place
 from infra.cli.errors import CliError
 from infra.cli.smoketest.checks import Checks
 
+_INSIDE = "a rehearsal, and how its stream comes"
+_PUBLISHED = ["PostgreSQL", "Redis"]
+_UNSEEN = [*_PUBLISHED, "workers", "when events come", "the clocks of api, database, stream and workers"]
+
 
 class Terms(Struct):
     """`patience` in seconds, until a worker takes a job; `heartbeat` too: None, not to be waited for."""
@@ -22,7 +26,20 @@ class Terms(Struct):
     behind_gateway: bool
 
 
-def examine(address: str, api: Api | None, terms: Terms) -> Checks:
+class Examined(Struct):
+    """`unseen`: what nobody can look at without a token, if there is none."""
+
+    checks: Checks
+    unseen: list[str]
+
+    @property
+    def verdict(self) -> str:
+        if not self.unseen:
+            return self.checks.verdict()
+        return f"{self.checks.verdict(whole=False)} Not looked at without a token: {', '.join(self.unseen)}."
+
+
+def examine(address: str, api: Api | None, terms: Terms) -> Examined:
     """`api` is None without a token.
 
     Raises OSError if nobody answers, CliError if that is no address, or one that leads to another.
@@ -43,17 +60,22 @@ def examine(address: str, api: Api | None, terms: Terms) -> Checks:
         outside.check_strict()
     if not outside.look(terms.sizes, behind_gateway=terms.behind_gateway):
         checks.leave_out("everything else", "what answers there is not Headway")
-        return checks
-    what = "a rehearsal, and how its stream comes"
+        return Examined(checks, [])
     if api is None:
-        checks.leave_out(what, "a token is needed: --token or HEADWAY_TOKEN")
-    elif not safe:
-        checks.leave_out(what, "a token is told only to whom a certificate can be trusted")
+        checks.leave_out(_INSIDE, "a token is needed: --token or HEADWAY_TOKEN")
+        return Examined(checks, [name for name in _UNSEEN if not outside.published or name not in _PUBLISHED])
+    if not safe:
+        checks.leave_out(_INSIDE, "a token is told only to whom a certificate can be trusted")
+    elif not outside.api:
+        checks.leave_out(_INSIDE, "api does not answer")
     else:
-        inside = Inside(checks, api, outside.server)
-        if inside.look(terms.patience) and terms.heartbeat is not None:
-            inside.wait(terms.heartbeat)
-    return checks
+        inside = Inside(checks, api, outside.server, streams=outside.streams)
+        if inside.look(terms.patience) and outside.streams:
+            if terms.heartbeat is not None:
+                inside.wait(terms.heartbeat)
+            else:
+                checks.leave_out("the stream service's clock, and a stream that is silent", "it takes long: --wait")
+    return Examined(checks, [])
 
 
 def _offering(*, safe: bool) -> ssl.SSLContext:

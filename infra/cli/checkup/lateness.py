@@ -1,12 +1,18 @@
 """Whether what was said one after the other also came one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from statistics import median
 
 from msgspec import Struct
 
 LUMP = 0.7
 """Seconds: more than the 50 ms in which changes are collected, or than a hiccup of the network."""
+
+_TOGETHER = 0.01
+"""Seconds between two pieces that came as one."""
+_WINDOW = 0.05
+"""Seconds: what was made within them may leave together."""
 
 
 class Piece(Struct, frozen=True):
@@ -28,3 +34,19 @@ def skew(pieces: Sequence[Piece]) -> float:
     """Seconds that our clock is ahead of the server's, about: those that came soonest came at once."""
     delays = sorted(piece.came - piece.made for piece in pieces)
     return median(delays[: max(1, len(delays) // 2)])
+
+
+def lumps(pieces: Sequence[Piece]) -> int:
+    """How many times something came: what came together counts once."""
+    return _times((piece.came for piece in pieces), _TOGETHER)
+
+
+def gathered(pieces: Sequence[Piece]) -> bool:
+    """Whether most of what was made one after the other came together, however short it waited for that. What is only
+    slow comes late, but each for itself.
+    """
+    return 2 * lumps(pieces) <= _times((piece.made for piece in pieces), _WINDOW)
+
+
+def _times(moments: Iterable[float], together: float) -> int:
+    return 1 + sum(later - earlier > together for earlier, later in pairwise(sorted(moments)))

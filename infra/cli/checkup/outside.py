@@ -15,17 +15,19 @@ from msgspec import Struct
 
 from infra.cli.checkup import advice as remedies
 from infra.cli.checkup.advice import Finding, advice
-from infra.cli.checkup.wire import Answer, Place, ask
+from infra.cli.checkup.clocks import apart, tell_clock
+from infra.cli.checkup.wire import PATIENCE, Answer, Place, ask
 from infra.cli.smoketest.checks import Checks, Wrong
-
-CLOCKS = 5.0
-"""Seconds that two clocks may differ: tokens end at the second, and people read times."""
 
 _NOBODYS = "/api/batches/00000000-0000-7000-8000-000000000000"
 _EVENTS = {"Accept": "text/event-stream"}
 _ASKED = 2.0
 """Seconds for a refusal that needs no body; nobody who waits for the body answers at all."""
 _FRAME = 64 * 1024
+_ANY = "/api/batches/{id}"
+_NO_LIFE = f"/health/live is not answered within {PATIENCE:.0f} s"
+_NO_STREAMS = "the stream service does not answer"
+_START = "start {}, or look why it does not start or stands still (its log; `GET /health/ready` at its own port)"
 _AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 _MOVED = {
     *(HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.FOUND),
@@ -43,7 +45,10 @@ class Sizes(Struct):
 
 
 class Outside:
-    """`server`, once asked: what it calls itself; `moved`: where it sends those who come without TLS, if it does."""
+    """`server`, once asked: what it calls itself; `moved`: where it sends those who come without TLS, if it does.
+
+    Once looked at: whether `api` and `streams` answer at all, and whether what stands behind them is `published`.
+    """
 
     def __init__(self, checks: Checks, place: Place, trust: ssl.SSLContext) -> None:
         self._checks = checks
@@ -51,35 +56,49 @@ class Outside:
         self._trust = trust
         self.server = ""
         self.moved = ""
+        self.api = self.streams = True
+        self._alive = True
+        self._silent = False  # each more question would take as long as the first
+        self.published = False
 
     def look(self, sizes: Sizes, *, behind_gateway: bool) -> bool:
         """Whether it is Headway: of something else nothing more is asked.
 
         `behind_gateway`: and not what `headway run` serves by itself, at one address.
         """
-        self._check_clock()
         if not self._check_api():
             return False
+        self._check_clock()
         self._check_streams()
         self._check_health()
         if behind_gateway:
             self._check_metrics()
         else:
             self._checks.leave_out("/metrics is not published", "this is what runs here, without a gateway")
-        self._check_sockets()
-        self._check_size("a file of the largest size", "/api/uploads", "multipart/form-data; boundary=x", sizes.upload)
-        self._check_size("a request of the largest size", "/api/batches", "application/json", sizes.request - _FRAME)
+        if self.streams:
+            self._check_sockets()
+        else:
+            self._checks.leave_out("WebSockets", _NO_STREAMS)
+        if self.api:
+            self._check_sizes(sizes)
+        else:
+            self._checks.leave_out("what is large may pass", "api does not answer")
         return True
 
     def recognise(self) -> None:
         """Raises OSError if nobody answers."""
         answer = ask(self._place, self._trust, "GET", "/health/live")
+        self._alive = answer is not None
         if answer is not None:
             self.server = " ".join(answer.headers.get(name, "") for name in ("server", "via")).strip()
             self.moved = _secure_origin(answer)
 
     def check_strict(self) -> None:
-        with self._checks.check("browsers are told to come by HTTPS only"):
+        what = "browsers are told to come by HTTPS only"
+        if not self._alive:
+            self._checks.leave_out(what, _NO_LIFE)
+            return
+        with self._checks.check(what):
             if self._place.host == "localhost":
                 return  # it would hold for every other program of this machine
             if "strict-transport-security" not in self._get("/health/live").headers:
@@ -90,7 +109,11 @@ class Outside:
                 )
 
     def _check_clock(self) -> None:
-        with self._checks.check("the gateway's clock and ours agree"):
+        what = "the gateway's clock and ours agree"
+        if not self._alive:
+            self._checks.leave_out(what, _NO_LIFE)
+            return
+        with self._checks.check(what):
             before = time.time()
             answer = self._get("/health/live")
             after = time.time()
@@ -98,51 +121,64 @@ class Outside:
                 raise Wrong("its answers have no Date")
             said = parsedate_to_datetime(answer.headers["date"]).timestamp()
             # it says whole seconds, cut off
-            off = said - after if said > after else min(0.0, said + 1 - before)
-            tell_clock(off, "the gateway", f"Date: {answer.headers['date']}")
+            tell_clock(apart(said, said + 1, before, after), "the gateway", f"Date: {answer.headers['date']}")
 
     def _check_api(self) -> bool:
         """Whether it is ours; one that is away may be."""
-        away = False
         with self._checks.check("api answers"):
-            answer = self._get("/api/kinds")
-            away = answer.status in _AWAY
-            if away:
-                raise Finding(
-                    "it does not",
-                    seen=f"/api/kinds is answered {answer.status}",
-                    change="start it, or look why it does not start (its log; `GET /health/ready` at its own port)",
-                )
+            answer = ask(self._place, self._trust, "GET", "/api/kinds")
+            self.api = answer is not None and answer.status not in _AWAY
+            if answer is None or not self.api:
+                raise Finding("it does not", seen=f"/api/kinds is {_answered(answer)}", change=_START.format("api"))
             self._expect_stranger(answer, "/api/kinds")
             return True
-        return away
+        return not self.api
 
     def _check_streams(self) -> None:
         for path in (f"{_NOBODYS}/stream", "/api/stream"):
-            with self._checks.check(f"the stream service answers at {path.replace(_NOBODYS, '/api/batches/{id}')}"):
-                answer = self._get(path, _EVENTS)
-                seen = f"it is answered {answer.status}, {answer.headers.get('content-type', 'without a type')}"
-                if answer.status in _KILLING:
-                    raise Finding(
-                        "something is away, and the answer ends an EventSource for good: any status but 200 does",
-                        seen=seen,
-                        change=advice(remedies.STATUS, self.server),
-                    )
-                if answer.status == HTTPStatus.OK and b"event: error" in answer.body:
-                    raise Finding(
-                        "it does not; the gateway bids people come back",
-                        seen=seen,
-                        change="start it, or look why it does not start (its log; `GET /health/ready` at its own port)",
-                    )
-                self._expect_stranger(answer, path)
-        with self._checks.check("it answers at /api/batches/{id}/changes as well"):
+            what = f"the stream service answers at {path.replace(_NOBODYS, _ANY)}"
+            if self._silent:
+                self._checks.leave_out(what, _NO_STREAMS)
+                continue
+            with self._checks.check(what):
+                self._check_stream(path)
+        what = f"it answers at {_ANY}/changes as well"
+        if not self.streams:
+            self._checks.leave_out(what, _NO_STREAMS)
+            return
+        with self._checks.check(what):
             self._expect_stranger(self._get(f"{_NOBODYS}/changes"), "changes")
+
+    def _check_stream(self, path: str) -> None:
+        answer = ask(self._place, self._trust, "GET", path, _EVENTS)
+        if answer is None:
+            self.streams, self._silent = False, True
+            raise Finding("it does not", seen=f"it is {_answered(answer)}", change=_START.format("the stream service"))
+        seen = f"it is answered {answer.status}, {answer.headers.get('content-type', 'without a type')}"
+        if answer.status in _KILLING:
+            self.streams = answer.status not in _AWAY
+            raise Finding(
+                "it does not, and the answer ends an EventSource for good: any status but 200 does",
+                seen=seen,
+                change=advice(remedies.STATUS, self.server)
+                + f"\n              and {_START.format('the stream service')}",
+            )
+        if answer.status == HTTPStatus.OK and b"event: error" in answer.body:
+            self.streams = False
+            raise Finding(
+                "it does not; the gateway bids people come back", seen=seen, change=_START.format("the stream service")
+            )
+        self._expect_stranger(answer, path)
 
     def _check_health(self) -> None:
         what = "PostgreSQL and Redis are there"
-        answer = self._get("/health/ready")
+        answer = ask(self._place, self._trust, "GET", "/health/ready")
+        if answer is None:
+            self._checks.leave_out(what, f"/health/ready is not answered within {PATIENCE:.0f} s")
+            return
         parts = _json(answer)
-        if "postgresql" not in parts:
+        self.published = "postgresql" in parts
+        if not self.published:
             self._checks.leave_out(what, "the gateway does not publish /health/ready, and it need not")
             return
         with self._checks.check(what):
@@ -184,6 +220,10 @@ class Outside:
                     change=advice(remedies.HOST, self.server),
                 )
 
+    def _check_sizes(self, sizes: Sizes) -> None:
+        self._check_size("a file of the largest size", "/api/uploads", "multipart/form-data; boundary=x", sizes.upload)
+        self._check_size("a request of the largest size", "/api/batches", "application/json", sizes.request - _FRAME)
+
     def _check_size(self, what: str, path: str, kind: str, size: int) -> None:
         """By announcing a body: whoever would not take so much says so at once, before a token is looked at."""
         with self._checks.check(f"{what}, {size / 2**20:.0f} MiB, may pass"):
@@ -199,7 +239,7 @@ class Outside:
     def _get(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
         answer = ask(self._place, self._trust, "GET", path, headers)
         if answer is None:
-            raise Wrong(f"{path.replace(_NOBODYS, '/api/batches/{id}')} is not answered")
+            raise Wrong(f"{path.replace(_NOBODYS, _ANY)} is not answered within {PATIENCE:.0f} s")
         return answer
 
     def _expect_stranger(self, answer: Answer, path: str) -> None:
@@ -214,14 +254,8 @@ class Outside:
             )
 
 
-def tell_clock(off: float, whose: str, seen: str) -> None:
-    """Raises Finding if that clock is too far from ours; `off` in seconds, above 0 where it is ahead."""
-    if abs(off) > CLOCKS:
-        raise Finding(
-            f"{whose} is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} this machine",
-            seen=f"{seen}, at {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())} here",
-            change="let all machines follow one time (chrony, systemd-timesyncd); `date -u` shows which is wrong",
-        )
+def _answered(answer: Answer | None) -> str:
+    return f"not answered within {PATIENCE:.0f} s" if answer is None else f"answered {answer.status}"
 
 
 def _secure_origin(answer: Answer) -> str:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from msgspec import Struct
 from msgspec.structs import replace
 
-_PATIENCE = 10.0
+PATIENCE = 10.0
+"""Seconds for an answer."""
 _MOST = 64 * 1024
 """Bytes of an answer that are looked at."""
 
@@ -45,7 +46,7 @@ class Place(Struct, frozen=True):
 def connected(place: Place, trust: ssl.SSLContext | None) -> Iterator[socket.socket]:
     """Raises OSError, of which ssl.SSLError is one, but no BrokenPipeError: that is of our own output."""
     try:
-        with socket.create_connection((place.host, place.port), _PATIENCE) as plain:
+        with socket.create_connection((place.host, place.port), PATIENCE) as plain:
             if not place.secure or trust is None:
                 yield plain
                 return
@@ -62,7 +63,7 @@ def ask(
     path: str,
     headers: Mapping[str, str] = MappingProxyType({}),
     *,
-    seconds: float = _PATIENCE,
+    seconds: float = PATIENCE,
 ) -> Answer | None:
     """The answer, as much of it as comes in so many seconds; None if that is not even its head. Raises OSError."""
     given = {"Host": place.authority, "User-Agent": "headway-doctor", "Connection": "close"} | dict(headers)

@@ -36,11 +36,16 @@ class Checks:
     def leave_out(self, what: str, why: str) -> None:
         print(f"  - left out: {what} ({why})", flush=True)
 
-    def verdict(self) -> str:
+    def remark(self, sentence: str) -> None:
+        """What is worth knowing, and nothing wrong."""
+        print(f"  - remark: {sentence}", flush=True)
+
+    def verdict(self, *, whole: bool = True) -> str:
+        """`whole`: that was all that there is to look at."""
         took = f"{time.monotonic() - self._began:.1f} s"
         if self.failed:
             return f"{self.failed} of {self.passed + self.failed} checks failed, in {took}."
-        return f"All {self.passed} checks passed, in {took}."
+        return f"{'All ' if whole else ''}{self.passed} checks passed, in {took}."
 
     def _report(self, what: str, trouble: str | None) -> None:
         if trouble is None:
