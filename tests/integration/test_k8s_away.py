@@ -1,16 +1,13 @@
 """infra/k8s: what answers for services that cannot, on a real nginx, asked as ingress-nginx asks it."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.batches import wait_for
+from tests.support.ingress import answers_for_others
 from tests.support.manifests import FOLDER, container_of, controllers, overlay
-from tests.support.needs import program
-from tests.support.ports import own_port
 from tests.support.sse import Parser
 
 EVENTS = "text/event-stream"
@@ -18,28 +15,8 @@ EVENTS = "text/event-stream"
 
 @pytest.fixture(scope="module")
 def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder, port = tmp_path_factory.mktemp("away"), own_port()
-    text = (FOLDER / "components" / "away" / "nginx.conf").read_text()
-    # the container's own port and /tmp
-    text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};").replace("/tmp/", f"{folder}/")  # noqa: S108
-    (folder / "nginx.conf").write_text(text)
-    command = [program("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    process = subprocess.Popen(command)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-            wait_for(lambda: process.poll() is not None or answers(client), "nginx")
-            assert process.poll() is None
-            yield client
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/health/live").status_code == 200
-    except httpx.TransportError:
-        return False
+    with answers_for_others(tmp_path_factory.mktemp("away")) as address, httpx.Client(base_url=address) as client:
+        yield client
 
 
 def test_the_manifest_starts_it_with_this_configuration() -> None:
@@ -70,6 +47,31 @@ def test_an_eventsource_is_told_to_come_back(away: httpx.Client, code: int, said
     assert 2000 <= retry <= 6000
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [None, "*/*", "text/*", "Text/Event-Stream;q=0.5", "text/html, */*;q=0.1", "application/json,text/event-stream"],
+)
+def test_whoever_would_take_events_gets_one(away: httpx.Client, accept: str | None) -> None:
+    """As at the services and at the other gateways."""
+    for method in ("GET", "HEAD"):
+        reply = away.request(method, "/", headers={"X-Code": "503", **({"X-Format": accept} if accept else {})})
+
+        assert reply.status_code == 200
+        assert reply.headers["content-type"] == EVENTS
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_an_eventsource_of_another_site_may_read_it(away: httpx.Client, code: int) -> None:
+    """Or it would take it for a refusal, and end."""
+    asked = {"X-Code": str(code), "X-Format": EVENTS}
+    reply = away.get("/", headers={**asked, "Origin": "https://app.example.org"})
+
+    assert reply.headers["access-control-allow-origin"] == "https://app.example.org"
+    assert reply.headers["access-control-allow-credentials"] == "true"
+    assert reply.headers["vary"] == "Origin"
+    assert not [name for name in away.get("/", headers=asked).headers if name.startswith("access-control")]
+
+
 def test_they_do_not_come_back_all_at_once(away: httpx.Client) -> None:
     headers = {"X-Code": "503", "X-Format": EVENTS}
     told = {away.get("/", headers=headers).text.partition("\n")[0] for _ in range(200)}
@@ -77,9 +79,10 @@ def test_they_do_not_come_back_all_at_once(away: httpx.Client) -> None:
     assert len(told) > 4
 
 
+@pytest.mark.parametrize(("method", "accept"), [("GET", "application/json"), ("GET", "text/html"), ("POST", EVENTS)])
 @pytest.mark.parametrize(("code", "status"), [(429, 429), (502, 503), (503, 503), (504, 503)])
-def test_others_get_a_status(away: httpx.Client, code: int, status: int) -> None:
-    reply = away.get("/api/stream", headers={"X-Code": str(code), "X-Format": "application/json"})
+def test_others_get_a_status(away: httpx.Client, code: int, status: int, method: str, accept: str) -> None:
+    reply = away.request(method, "/api/stream", headers={"X-Code": str(code), "X-Format": accept})
 
     assert reply.status_code == reply.json()["status"] == status
     assert reply.headers["content-type"] == "application/problem+json"

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
 from tests.support.go_tools import KUSTOMIZE, go_tool
@@ -129,21 +128,6 @@ def secrets(controller: Object) -> set[tuple[str, str, bool]]:
     """(Secret, key, whether it may be left out) of each that it refers to."""
     references = [each.get("valueFrom", {}).get("secretKeyRef") for each in container_of(controller).get("env", [])]
     return {(found["name"], found["key"], found.get("optional", False)) for found in references if found}
-
-
-def check_types(node: str, packages: Path, objects: Sequence[Object]) -> list[str]:
-    """What is wrong with objects of KEDA, the Gateway API and the Prometheus operator. `packages`: an installed copy of
-    tests/integration/objects.
-    """
-    done = subprocess.run(
-        [node, str(packages / "check.mjs")],
-        input=msgspec.json.encode(objects),
-        capture_output=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[:4000]
-    return msgspec.json.decode(done.stdout, type=list[str])
 
 
 def _path(folder: Path, name: str) -> str:

@@ -24,12 +24,10 @@ _TAMPERED = "EINTEGRITY"
 """What npm calls a package that is not the one that was pinned."""
 
 
-def install(folder: Path, sources: Path = SOURCES) -> Path:
-    """The readers, or what else is in `sources`, with their packages, in a new `folder`. Skipped where npm cannot fetch
-    them (in CI: fails).
-    """
+def install(folder: Path) -> Path:
+    """The readers with their packages, in a new `folder`. Skipped where npm cannot fetch them (in CI: fails)."""
     npm = program("npm")
-    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("node_modules"))
     quick = ("--prefer-offline", "--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
     done = subprocess.run(
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", *quick],

@@ -112,6 +112,16 @@ def test_a_pod_asks_for_what_it_needs_and_gets_no_more_than_its_limit(name: str)
             assert 0 < quantity(resources["requests"][what]) <= quantity(resources["limits"][what]), name_of(each)
 
 
+def test_dev_has_room_on_two_processors_also_while_it_is_updated() -> None:
+    """Of which a control plane, DNS and an ingress controller ask for more than one."""
+    pods = [
+        (each["spec"].get("replicas", 1) + (each["kind"] == "Deployment"))
+        * quantity(container_of(each)["resources"]["requests"]["cpu"])
+        for each in controllers(overlay("dev"))
+    ]
+    assert sum(pods) <= 0.8
+
+
 @by_overlay
 def test_images_are_ours_or_known_and_have_a_version(name: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -21,6 +21,8 @@ SECRET = {
 }
 """Something for each key of a Secret."""
 
+KEYS = ("HEADWAY_SECRET", "HEADWAY_TICKET_KEY", "HEADWAY_TICKET_KEY_OLD")
+
 DEFAULT = frozenset(
     re.findall(r"HEADWAY_[A-Z_]+", (FOLDER / "base" / "settings.env").read_text().partition("Left at")[2])
 )
@@ -38,10 +40,13 @@ def environment(name: str, controller: Object, *, optional: bool) -> dict[str, s
 def test_every_service_starts_with_them(name: str) -> None:
     for each in ours(overlay(name)):
         everything = environment(name, each, optional=True)
-        settings = load_settings(everything)
-        assert settings.secret == SECRET["HEADWAY_SECRET"], name_of(each)
+        keys = component(each) != "worker"
+        settings = load_settings(everything, keys=keys)
+        given_keys = (settings.secret, settings.ticket_key, settings.ticket_key_old)
+        all_keys = tuple(SECRET[key] for key in KEYS)
+        assert given_keys == (all_keys if keys else (None, "", None)), name_of(each)
         least = environment(name, each, optional=False)
-        load_settings(least | {"HEADWAY_JWKS_URL": "https://login.example.org/keys"})
+        load_settings(least | {"HEADWAY_JWKS_URL": "https://login.example.org/keys"}, keys=keys)
 
 
 @by_overlay

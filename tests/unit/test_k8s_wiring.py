@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
 from shared.settings import Settings
 from tests.support.documents import OPERATIONS
+from tests.support.ingress import controller_options, options_of
 from tests.support.manifests import (
     FOLDER,
     OVERLAYS,
     Object,
+    combine,
     component,
     container_of,
     controllers,
@@ -25,6 +28,7 @@ from tests.support.manifests import (
     secrets,
     selects,
 )
+from tests.support.ticketed import ID, opened_by_tickets
 
 by_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
@@ -35,6 +39,10 @@ SERVERS = {"postgres", "redis"}
 DEFAULTS = Settings(database_url="", redis_url="", ticket_key="")
 STARTS = {"api", "stream", "worker", "migrate"}
 """Who needs a name resolved, and PostgreSQL."""
+
+
+SOLVER = {"acme.cert-manager.io/http01-solver": "true"}
+"""Labels of cert-manager's pods, which come and go in our namespace and listen at 8089."""
 
 
 def served(objects: tuple[Object, ...], service: str) -> list[Object]:
@@ -113,50 +121,56 @@ def test_paths_of_streams_lead_to_stream_and_others_to_api(name: str) -> None:
     batch = "/api/batches/0199f2a0-0000-7000-8000-000000000000"
     for address in (f"{batch}/stream", f"{batch}/changes", "/api/stream", "/api/ws"):
         assert to(address) == to(f"{address}/") == "headway-stream"
-    for address in ("/", batch, f"{batch}/logs", f"{batch}/streams", "/api/batches", "/api/streams", "/health/live"):
+    job = "/api/jobs/0199f2a0-0000-7000-8000-000000000000"
+    others = ("/", "/api/batches", "/api/streams", "/health/live", job, f"{job}/artifacts", f"{job}/artifacts/{ID}")
+    for address in (batch, f"{batch}/logs", f"{batch}/streams", *others):
         assert to(address) == "headway-api"
     for address in ("/metrics", "/metrics/", "/health/ready"):
         assert to(address) == "headway-away"
 
 
 @by_overlay
-def test_addresses_with_tickets_are_not_logged_and_streams_not_cut(name: str) -> None:
+def test_addresses_that_a_ticket_opens_are_not_logged_and_streams_not_cut(name: str) -> None:
+    found = of_kind(overlay(name), "Ingress")
+    for address in (*opened_by_tickets(), "/api/stream"):
+        for each in (address, f"{address}/"):
+            # the longest path is the first, as above
+            _, service, options = max(
+                (len(path), service, options_of(ingress))
+                for ingress in found
+                for path, service in backends(ingress)
+                if re.match(path, each, re.IGNORECASE)
+            )
+            assert options["enable-access-log"] == "false", each
+            assert options["proxy-buffering"] == "off", each
+            assert int(options["proxy-read-timeout"]) >= (3600 if service == "headway-stream" else 60), each
+            if address.endswith("/stream"):
+                assert set(options["custom-http-errors"].split(",")) == {"429", "502", "503", "504"}
+                assert options["default-backend"] == "headway-away"
+
+
+@by_overlay
+def test_every_address_has_limits(name: str) -> None:
     for each in of_kind(overlay(name), "Ingress"):
-        options = {
-            key.removeprefix("nginx.ingress.kubernetes.io/"): value
-            for key, value in each["metadata"]["annotations"].items()
-        }
+        options = options_of(each)
         paths = dict(backends(each))
-        if any(word in path for path in paths for word in ("stream", "changes", "ws", "logs")):
-            assert options["enable-access-log"] == "false"
-            assert options["proxy-buffering"] == "off"
-            assert int(options["proxy-read-timeout"]) >= 3600
-        if any(path.endswith("/stream/?$") for path in paths):
-            assert set(options["custom-http-errors"].split(",")) == {"429", "502", "503", "504"}
-            assert options["default-backend"] == "headway-away"
         assert options["use-regex"] == "true"
         assert "limit-rps" in options
         kilobytes = int(options["proxy-body-size"].removesuffix("k"))
         assert "/" not in paths or kilobytes * 1024 > max(DEFAULTS.max_upload, DEFAULTS.max_request)
 
 
-def test_the_gateway_api_leads_to_the_same_places() -> None:
-    _, redirect, route = yaml.safe_load_all((FOLDER / "components" / "gateway-api" / "gateway.yaml").read_text())
-    streams, hidden, rest = route["spec"]["rules"]
+def test_the_controller_writes_no_queries_and_tells_of_rates_as_other_gateways_do() -> None:
+    options = controller_options()
 
-    assert redirect["spec"]["rules"][0]["filters"][0]["type"] == "RequestRedirect"
-    pattern, *exact = (match["path"] for match in streams["matches"])
-    assert re.fullmatch(pattern["value"], "/api/batches/0199f2a0/stream")
-    assert re.fullmatch(pattern["value"], "/api/batches/0199f2a0/changes")
-    assert not re.fullmatch(pattern["value"], "/api/batches/0199f2a0/logs")
-    assert [path["value"] for path in exact] == ["/api/stream", "/api/ws"]
-    assert streams["timeouts"] == {"request": "0s", "backendRequest": "0s"}
-    assert [match["path"]["value"] for match in hidden["matches"]] == ["/metrics", "/health/ready"]
-    services = [rule["backendRefs"][0]["name"] for rule in (streams, hidden, rest)]
-    assert services == ["headway-stream", "headway-away", "headway-api"]
-    ports = {each["metadata"]["name"]: each["spec"]["ports"][0]["port"] for each in of_kind(overlay("dev"), "Service")}
-    for rule in (streams, hidden, rest):
-        assert rule["backendRefs"][0]["port"] == ports[rule["backendRefs"][0]["name"]]
+    said = set(re.findall(r"\$(\w+)", options["log-format-upstream"]))
+    assert {"request_method", "uri", "status"} <= said
+    assert not said & {"request", "request_uri", "args", "query_string", "http_referer", "is_args"}
+    assert not [name for name in said if name.startswith(("arg_", "http_")) and name != "http_user_agent"]
+    # each lower level repeats requests that failed
+    assert options["error-log-level"] == "emerg"
+    # which custom-http-errors has
+    assert options["limit-req-status-code"] == "429"
 
 
 @by_overlay
@@ -179,7 +193,7 @@ def test_policies_select_pods_that_there_are_and_name_their_ports(name: str) -> 
     pods = controllers(overlay(name))
     for each in of_kind(overlay(name), "NetworkPolicy"):
         mine = [pod for pod in pods if selects(each["spec"]["podSelector"], pod_labels(pod))]
-        assert mine, name_of(each)
+        assert mine or each["spec"]["podSelector"] == {"matchLabels": SOLVER}, name_of(each)
         for expression in each["spec"]["podSelector"].get("matchExpressions", []):
             found = {component(pod) for pod in mine}
             # `away` comes with an ingress
@@ -210,6 +224,46 @@ def test_everybody_reaches_what_it_needs_and_is_reached_by_whom_it_serves(name: 
         if what in SERVERS:
             assert into == {f"headway-{what}"}, name_of(each)
             assert not out, name_of(each)
+
+
+@pytest.mark.parametrize("way", ["ingress-nginx", "gateway-api"])
+def test_who_gives_certificates_may_ask_the_pod_that_answers_for_us(tmp_path: Path, way: str) -> None:
+    objects = tuple(combine(tmp_path / "one", [way]))
+    (solver,) = policies(objects, SOLVER, "ingress")
+    (from_outside,) = (
+        each for each in of_kind(objects, "NetworkPolicy") if each["metadata"]["name"].startswith("headway-from-")
+    )
+    ((rule,), (same,)) = solver["spec"]["ingress"], from_outside["spec"]["ingress"]
+    assert rule["from"] == same["from"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8089}]
+
+
+def test_whoever_gets_the_address_of_a_broker_may_reach_it(tmp_path: Path) -> None:
+    objects = tuple(combine(tmp_path / "one", ["rabbitmq"]))
+    for each in ours(objects):
+        named = {policy["metadata"]["name"] for policy in policies(objects, dict(pod_labels(each)), "egress")}
+        assert ("headway-to-rabbitmq" in named) is ("BROKER_URL" in given(objects, each)), name_of(each)
+    (policy,) = (each for each in objects if each["metadata"]["name"] == "headway-to-rabbitmq")
+    (rule,) = policy["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} == {5672, 5671}
+
+
+def test_keda_may_count_where_the_servers_are_in_the_cluster() -> None:
+    (policy,) = (each for each in overlay("dev") if name_of(each) == "NetworkPolicy headway-postgres")
+    (rule,) = policy["spec"]["ingress"]
+    assert {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}},
+        "podSelector": {"matchLabels": {"app": "keda-operator"}},
+    } in rule["from"]
+
+
+def test_ports_that_servers_outside_may_have_are_in_comments() -> None:
+    text = (FOLDER / "overlays" / "production" / "servers.yaml").read_text()
+    found = {
+        each["metadata"]["name"]: {port["port"] for port in each["spec"]["egress"][0]["ports"]}
+        for each in yaml.safe_load_all(re.sub(r"(?m)^( +)# (- \{)", r"\1\2", text))
+    }
+    assert found == {"headway-to-postgres": {5432, 6432}, "headway-to-redis": {6379, 26379, 6380}}
 
 
 def test_prometheus_finds_every_service_and_may_come_in() -> None:
