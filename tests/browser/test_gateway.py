@@ -1,11 +1,13 @@
 """Chromium behind the gateways of infra/gateway, over TLS and HTTP/2: many tabs do not block one another."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -13,10 +15,12 @@ from services.api.app import create_app as create_api
 from shared.settings import Settings
 from tests.browser.conftest import CHROMIUM, DRIVER, FLAGS
 from tests.browser.page import Page
+from tests.browser.site import site
 from tests.browser.tab import Tab
 from tests.support.batches import wait_for
 from tests.support.gateways import Gateway, caddy, nginx
 from tests.support.needs import needs
+from tests.support.ports import own_port
 from tests.support.streams import stream_process
 from tests.support.web import served
 from tests.support.writer import Writer
@@ -85,6 +89,36 @@ def test_eight_streams_and_a_question_share_a_connection_and_come_back_together(
                     assert min(tab.run("return opened")) >= 2
             finally:
                 tab.close()
+
+
+@pytest.mark.parametrize("start", [nginx, caddy])
+def test_a_page_of_another_site_comes_back_until_the_service_is_there(
+    settings: Settings, writer: Writer, path: str, trusting: webdriver.Chrome, tmp_path: Path, start: Started
+) -> None:
+    """Only the services know which sites may use them, and they are away."""
+
+    def at_once(text: str) -> str:
+        return re.sub(r"(?m)^(\s+(?:[\d.]+%|\*|~\S+|default)) \d{4}(;?)$", r"\1 100\2", text)
+
+    changes = {"headway/http.conf": at_once} if start is nginx else {"Caddyfile": at_once}
+    port = own_port()
+    nobody = f"http://127.0.0.1:{port}"
+    with start(nobody, nobody, tmp_path / "state", changes=changes) as gateway, site() as page:
+        tab = Tab(trusting, page)
+        try:
+            for with_credentials in (False, True):
+                tab.watch(f"{gateway.address}{path}", with_credentials=with_credentials)
+                tab.wait("two answers of the gateway", lambda heard: _named(heard, "error") >= 2, 60)
+                assert {"connection": "closed"} not in tab.heard
+                with stream_process(replace(settings, origins=page), port=port):
+                    tab.wait("the stream", lambda heard: _named(heard, "progress"), 60)
+                tab.run("source.close()")
+        finally:
+            tab.close()
+
+
+def _named(heard: list[dict[str, Any]], name: str) -> int:
+    return sum(said.get("name") == name for said in heard)
 
 
 def _asked(driver: webdriver.Chrome) -> Any:

@@ -23,8 +23,9 @@ from tests.support.gateways import Change, Gateway, caddy, exchange, nginx
 from tests.support.ports import own_port
 from tests.support.sse import Stream
 from tests.support.streams import stream_process, stream_thread
+from tests.support.ticketed import ID, opened_by_tickets
 from tests.support.tls import client_context, connect
-from tests.support.web import assert_problem, decoded, rehearsal, served
+from tests.support.web import answering, assert_problem, decoded, rehearsal, served
 from tests.support.websockets import RawSocket, Reader
 from tests.support.writer import Writer
 
@@ -286,6 +287,7 @@ def test_a_service_that_is_away_is_told_of_in_its_own_forms(alone: Gateway, toke
         _assert_away(client.get("/api/ws", headers={"Connection": "Upgrade", "Upgrade": "websocket", **EVENTS}))
         _assert_away(client.get("/api/batches"))
         _assert_away(client.post("/api/batches", json=rehearsal()))
+        _assert_away(client.post("/api/uploads", files={"file": ("large.bin", bytes(17 * 2**20))}))
         _assert_away(client.get("/", headers=EVENTS))
 
 
@@ -296,11 +298,56 @@ def _assert_away(reply: httpx.Response) -> None:
     assert reply.headers["strict-transport-security"]
 
 
+def test_pages_of_every_site_may_read_that_they_shall_come_back(alone: Gateway) -> None:
+    """Or their EventSource would not. Nothing else that the gateway says is for them."""
+    page = {"Origin": "https://app.example.org"}
+    with browser(alone, **page) as client:
+        for path in ("/api/stream", f"/api/batches/{NOBODYS}/stream"):
+            heard = client.get(path, headers=EVENTS)
+            assert heard.headers["access-control-allow-origin"] == page["Origin"]
+            assert heard.headers["access-control-allow-credentials"] == "true"
+            assert heard.headers["vary"] == "Origin"
+        for reply in (
+            client.get("/api/stream", headers={"Accept": "application/json"}),
+            client.get("/api/batches"),
+            client.get("/metrics"),
+        ):
+            assert not [name for name in reply.headers if name.startswith("access-control-")]
+    with browser(alone) as client:
+        ours = client.get("/api/stream", headers=EVENTS)
+        assert not [name for name in ours.headers if name.startswith("access-control-")]
+        assert ours.headers["vary"] == "Origin"
+
+
+def test_who_takes_no_events_gets_the_refusal_of_the_service_itself(
+    settings: Settings, writer: Writer, token: str, tmp_path: Path
+) -> None:
+    nobody = f"http://127.0.0.1:{own_port()}"
+    path = f"/api/batches/{writer.batch_id}/stream"
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    with (
+        stream_thread(replace(settings, namespace="alone:", owner_viewers=1)) as (stream, _),
+        Stream(stream, writer.batch_id, token) as only,
+    ):
+        only.delta()
+        own = httpx.get(f"{stream}{path}", headers=headers, trust_env=False)
+        assert_problem(own, 429, "too_many_requests")
+        for name, start in STARTED.items():
+            with start(nobody, stream, tmp_path / name) as gateway, browser(gateway, **headers) as client:
+                seen = client.get(path)
+                assert (seen.status_code, seen.content) == (own.status_code, own.content)
+                assert seen.headers["retry-after"] == own.headers["retry-after"]
+                assert seen.headers["content-type"] == own.headers["content-type"]
+                heard = client.get(path, headers=EVENTS)
+                assert heard.status_code == HTTPStatus.OK
+                assert decoded(own)["detail"] in heard.text
+
+
 def test_what_a_balancer_in_between_answers_ends_no_eventsource(
     services: tuple[str, str], token: str, tmp_path: Path
 ) -> None:
     for status in (429, 502, 503, 504):
-        with served(_answering(status)) as stream:
+        with served(answering(status, b"its own")) as stream:
             for name, start in STARTED.items():
                 with (
                     start(services[0], stream, tmp_path / f"{name}-{status}") as gateway,
@@ -310,24 +357,10 @@ def test_what_a_balancer_in_between_answers_ends_no_eventsource(
                     assert heard.status_code == HTTPStatus.OK
                     assert heard.text.startswith("retry: ")
                     seen = client.get("/api/stream", headers={"Accept": "application/json"})
-                    assert seen.status_code == (status if status == HTTPStatus.TOO_MANY_REQUESTS else 503)
-                    assert seen.headers["retry-after"]
-
-
-def _answering(status: int, body: bytes = b"") -> Any:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]}
-        )
-        await send({"type": "http.response.body", "body": body})
-
-    return app
+                    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+                        assert (seen.status_code, seen.text) == (status, "its own")
+                    else:
+                        _assert_away(seen)
 
 
 @pytest.mark.parametrize("name", STARTED)
@@ -369,8 +402,7 @@ def test_no_log_holds_a_ticket_whatever_becomes_of_the_request(
 ) -> None:
     batch = f"/api/batches/{writer.batch_id}"
     paths = [
-        *(f"{batch}/{what}?a=b&ticket={ticket}" for what in ("stream", "changes", "logs", "nothing")),
-        f"/api/ws?ticket={ticket}",
+        *(f"{path}?a=b&ticket={ticket}" for path in (*opened_by_tickets(id=writer.batch_id), f"{batch}/nothing")),
         f"{batch}?%74icket={ticket}",
         f"/metrics?ticket={ticket}",
     ]
@@ -385,6 +417,21 @@ def test_no_log_holds_a_ticket_whatever_becomes_of_the_request(
         assert ticket.partition(".")[2] not in written
 
 
+def test_no_address_that_a_ticket_opens_is_forgotten_here(settings: Settings) -> None:
+    """Those of stream read tickets themselves: they have no mark, and are in its documentation."""
+    marked = {
+        re.sub(r"\{[^}]*\}", ID, route.path)
+        for route in create_api(settings).routes
+        for handler in getattr(route, "route_handlers", ())
+        if handler.opt.get("ticket_opens")
+    }
+    streams = {re.sub(r"\{[^}]*\}", ID, route.path) for route in create_stream(settings).routes}
+
+    assert marked == set(opened_by_tickets()) - streams
+    assert len(marked) >= 3
+    assert {"stream", "changes", "ws"} == {path.split("/")[-1] for path in set(opened_by_tickets()) & streams}
+
+
 def _logged(gateway: Gateway, path: str) -> str:
     """All that it wrote, once it has written of that path."""
     wait_for(lambda: path in gateway.access, "its log")
@@ -395,7 +442,7 @@ def test_every_address_leads_to_the_service_that_has_it(settings: Settings, tmp_
     unknown = [("/api/streams", "api"), ("/x/api/stream", "api"), (f"/api/batches/{NOBODYS}/stream/x", "api")]
     paths = [*_addresses(create_api(settings), "api"), *_addresses(create_stream(settings), "stream"), *unknown]
     assert len(paths) > 20
-    with served(_answering(200, b"api")) as api, served(_answering(200, b"stream")) as stream:
+    with served(answering(200, b"api")) as api, served(answering(200, b"stream")) as stream:
         for name, start in STARTED.items():
             with start(api, stream, tmp_path / name) as gateway, browser(gateway) as client:
                 for path, service in paths:

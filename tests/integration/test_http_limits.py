@@ -11,7 +11,7 @@ import pytest
 
 from shared.web import protocol
 from shared.web.protocol import LONGEST_ADDRESS, LONGEST_HEADERS, MOST_HEADERS
-from tests.support.web import served
+from tests.support.web import live, served
 
 
 class Echo:
@@ -22,10 +22,7 @@ class Echo:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
+            await live(receive, send)
             return
         self.asked.append(scope["path"])
         size, more = 0, scope["path"] != "/early"

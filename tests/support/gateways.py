@@ -15,6 +15,7 @@ from msgspec import Struct
 from tests.support.batches import wait_for
 from tests.support.needs import program
 from tests.support.ports import own_port
+from tests.support.processes import end
 from tests.support.tls import certificate
 
 FILES = Path(__file__).parents[2] / "infra" / "gateway"
@@ -144,12 +145,7 @@ def _running(command: list[str], tls: int, plain: int, folder: Path, **more: str
         assert process.poll() is None, gateway.said
         yield gateway
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _settle(folder: Path, pem: bytes | None) -> None:

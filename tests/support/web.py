@@ -23,6 +23,29 @@ def served(app: Any, **config_options: Any) -> Iterator[str]:
         yield address
 
 
+async def live(receive: Any, send: Any) -> None:
+    """What an application says to `lifespan` that has nothing to prepare or to clean up."""
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def answering(status: int, body: bytes = b"") -> Any:
+    """An application that says the same to everybody."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await live(receive, send)
+            return
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]}
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
 @contextmanager
 def served_by(app: Any, **config_options: Any) -> Iterator[tuple[str, uvicorn.Server]]:
     """The address at which the application answers, and the server, which runs in a thread of its own."""
