@@ -229,3 +229,10 @@ def test_leaves_when_told_and_has_logged_no_error(stack: Stack) -> None:
     said = stack.said()
     assert all(said.get(service) for service in SERVICES), "somebody has said nothing at all"
     assert errors(said) == []
+
+
+def test_is_taken_down_to_the_last_volume(stack: Stack) -> None:
+    there = stack.left()
+    assert all(there.values()), there
+    stack.down()
+    assert stack.left() == {kind: [] for kind in there}

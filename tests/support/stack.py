@@ -18,6 +18,7 @@ from infra.dotenv import read
 from shared.database import make_engine
 from shared.settings import Settings, load_settings
 from tests.support.batches import wait_for
+from tests.support.go_tools import COMPOSE, go_tool
 from tests.support.needs import needs, program
 from tests.support.ports import own_port
 
@@ -40,6 +41,14 @@ def compose_command() -> tuple[str, ...]:
     return (program("docker-compose"),)
 
 
+def compose_plugin(folder: Path) -> tuple[str, ...]:
+    """`docker compose` by a plugin that the tests have built. `folder`: becomes Docker's configuration."""
+    needs("Docker engine", there=docker("info", check=False).returncode == 0)
+    (folder / "cli-plugins").mkdir(parents=True)
+    (folder / "cli-plugins" / "docker-compose").symlink_to(go_tool(COMPOSE.module))
+    return (program("docker"), "--config", str(folder), "compose")
+
+
 def docker(*arguments: str, check: bool = True, seconds: float = _ANSWER) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [program("docker"), *arguments], capture_output=True, text=True, errors="replace", check=False, timeout=seconds
@@ -48,7 +57,7 @@ def docker(*arguments: str, check: bool = True, seconds: float = _ANSWER) -> sub
     return done
 
 
-def _run(command: list[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], folder: Path, seconds: float, typed: str = "") -> subprocess.CompletedProcess[str]:
     """Without this process's environment, which would be stronger than the stack's .env."""
     return subprocess.run(
         command,
@@ -59,7 +68,7 @@ def _run(command: list[str], folder: Path, seconds: float) -> subprocess.Complet
         errors="replace",
         timeout=seconds,
         check=False,
-        stdin=subprocess.DEVNULL,
+        input=typed,
     )
 
 
@@ -100,13 +109,14 @@ class Container:
 class Stack:
     """`build`, `up`, `down`. Its images have tags that begin with `project`."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        """`settings`: what else is to stand in .env."""
+    def __init__(self, directory: Path, command: tuple[str, ...] = (), **settings: str) -> None:
+        """`command`: of compose, if it is not to be `compose_command()`. `settings`: what else is to stand in .env."""
         port = own_port()
         self.project = f"headway-test-{uuid4().hex[:8]}"
         self.address = f"https://127.0.0.1:{port}"
         self.certificates = directory / "certificates"
         self.tags: list[str] = []
+        self._compose = command or compose_command()
         self._env = directory / "env"
         self._followers: dict[str, tuple[str, Path, subprocess.Popen[bytes]]] = {}
         self._directory = directory
@@ -145,14 +155,18 @@ class Stack:
         return done.stdout
 
     def script(self, text: str, folder: Path, seconds: float = _UP) -> None:
-        """Runs what a document tells to type, in `folder`: `docker compose` is this stack's."""
+        """Runs what a document tells to type, in `folder`: `docker compose` is this stack's.
+
+        Line by line from its standard input, where a command that reads that swallows those that follow.
+        """
         command = shlex.join([*self._command(), "--project-directory", str(ROOT), "-f", str(ROOT / "compose.yaml")])
-        typed = text.replace("docker compose", command)
-        done = _run([program("bash"), "-euo", "pipefail", "-c", typed], folder, seconds)
+        typed = text.replace("docker compose", command) + "\necho all of it was run\n"
+        done = _run([program("bash"), "-euo", "pipefail"], folder, seconds, typed)
         assert done.returncode == 0, f"{text}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert done.stdout.endswith("all of it was run\n"), f"{text}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
 
     def _command(self) -> list[str]:
-        return [*compose_command(), "--env-file", str(self._env), "-p", self.project]
+        return [*self._compose, "--env-file", str(self._env), "-p", self.project]
 
     def build(self) -> None:
         self.compose("build", seconds=_BUILD)
@@ -171,11 +185,17 @@ class Stack:
         """Whatever of it there is, images included."""
         if "engine" in vars(self):  # where the last test, which does this as well, was not run
             self.engine.dispose()
-        self.compose("down", "--volumes", "--remove-orphans", "-t", "2", seconds=_UP, check=False)
+        self.compose("down", "--volumes", "--remove-orphans", "-t", "2", seconds=_UP)
         for _, _, follower in self._followers.values():
             follower.wait(_ANSWER)
         for tag in self.tags:
             docker("image", "rm", "-f", *(f"headway-{image}:{tag}" for image in IMAGES), check=False)
+
+    def left(self) -> dict[str, list[str]]:
+        """Ids of all that compose has made of it, by what it is."""
+        listed = {"container": ["ps", "-aq"], "network": ["network", "ls", "-q"], "volume": ["volume", "ls", "-q"]}
+        label = f"label=com.docker.compose.project={self.project}"
+        return {kind: docker(*command, "--filter", label).stdout.split() for kind, command in listed.items()}
 
     def containers(self, *services: str) -> list[Container]:
         """Those that there are, running or not; the oldest first."""
