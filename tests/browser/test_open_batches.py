@@ -33,8 +33,13 @@ def test_says_what_it_waits_for(run: Run, page: Page, tmp_path: Path) -> None:
     first, address = submit(run, "--run-after", later, "--title", "Next season")
     page.open(address)
     said = "nothing is to start before "
-    seen = page.wait("its time", light="live", status="Waiting", times=lambda times: times.startswith(said))
-    assert len(seen["rows"]) == 1
+    page.wait(
+        "its time",
+        light="live",
+        status="Waiting",
+        times=lambda times: times.startswith(said),
+        rows=lambda rows: len(rows) == 1,
+    )
     page.photograph(tmp_path / "delayed.png")
     _, following = submit(run, "--after", first)
     page.open(following)

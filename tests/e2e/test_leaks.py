@@ -1,178 +1,31 @@
 """Nothing leaks: everything that a full run wrote, by every process, is searched for every secret that it knew."""
 
-import base64
 import json
 import os
 import re
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import psycopg
 import pytest
-import redis
 
-from shared.auth import issue_token
 from shared.kinds.secret import HIDDEN
-from shared.settings import Settings
 from tests.support import leaky
 from tests.support.batches import wait_for
+from tests.support.known import Known, ways_of
 from tests.support.ports import own_port
 from tests.support.running import Run, headway, started
+from tests.support.written import Client, Monitor, Written
 
 ROOT = Path(__file__).parents[2]
 HOOK = ROOT / "tests" / "support" / "leaky_home"
 JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
 NEVER = "00000000-0000-7000-8000-000000000000"
-
-
-class Known:
-    """What this run knows and nobody else is to learn; each value is recognised wherever it turns up."""
-
-    def __init__(self) -> None:
-        def value(name: str) -> str:
-            return f"{name}-{token_hex(12)}"
-
-        self.secret = value("signing-secret-of-the-tokens")
-        self.ticket_key = value("signing-key-of-the-tickets")
-        self.old_key = value("old-signing-key-of-the-tickets")
-        self.password = f'pass"word/ü+{token_hex(8)} & \\<€>'
-        self.key_file = "-----BEGIN KEY-----\n" + "\n".join(token_hex(20) for _ in range(4)) + "\n-----END KEY-----"
-        self.header = value("Bearer")
-        self.by_host = value("of-host")
-        self.wrong = value("never-accepted")
-        self.private = value("only-for-its-owner")
-        """Names, titles, metadata: in replies and in Redis, but in no log."""
-
-    def params(self, mode: str) -> dict[str, Any]:
-        return {
-            "mode": mode,
-            "password": self.password,
-            "keys": [self.key_file],
-            "headers": {"Authorization": self.header},
-            "byHost": {"example.org": self.by_host},
-        }
-
-
-class Written:
-    """Texts by where they were found."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def add(self, where: str, text: str) -> None:
-        with self._lock:
-            self.texts[where] = self.texts.get(where, "") + text + "\n"
-
-    def around(self, word: str) -> dict[str, str]:
-        """Where it is, with what stands about the first."""
-        return {where: text.partition(word)[0][-200:] + word for where, text in self.texts.items() if word in text}
-
-    def having(self, word: str) -> list[str]:
-        return [where for where, text in self.texts.items() if word in text]
-
-
-class Client:
-    """Every reply is kept, but for those whose purpose is to hand out a ticket."""
-
-    def __init__(self, address: str, written: Written, known: Known) -> None:
-        self._http = httpx.Client(base_url=address, trust_env=False, timeout=30)
-        self._written = written
-        common = {"database_url": "postgresql:///", "redis_url": "redis:///", "ticket_key": known.ticket_key}
-        good = Settings(**common, secret=known.secret)
-        others = Settings(**common, secret=known.wrong + known.wrong)
-        self.good = issue_token(good, "anna")
-        self.tokens = {
-            "good": self.good,
-            "expired": issue_token(good, "anna", ttl=-60),
-            "of another secret": issue_token(others, "anna"),
-            "reading": issue_token(good, "anna", scope="read"),
-            "other owner": issue_token(good, "berta"),
-            "not even one": known.wrong,
-        }
-
-    def ask(
-        self, method: str, path: str, *, who: str | None = "good", hands_out: bool = False, **content: Any
-    ) -> httpx.Response:
-        headers = content.pop("headers", {})
-        if who is not None:
-            headers = {"Authorization": f"Bearer {self.tokens[who]}"} | headers
-        reply = self._http.request(method, path, headers=headers, **content)
-        if not hands_out:
-            self._written.add(f"reply to {method} {urlsplit(path).path}", f"{reply.headers}\n{reply.text}")
-        return reply
-
-    def create(self, batch: dict[str, Any]) -> dict[str, Any]:
-        reply = self.ask("POST", "/api/batches", hands_out=True, json=batch)
-        assert reply.status_code == 201, reply.text
-        created: dict[str, Any] = reply.json()
-        rest = {name: value for name, value in created.items() if name not in {"streamUrl", "webUrl", "reportToken"}}
-        self._written.add("reply to POST /api/batches", json.dumps(rest))
-        return created
-
-    def wait(self, batch_id: str) -> dict[str, Any]:
-        def finished() -> dict[str, Any] | None:
-            with suppress(httpx.TransportError):
-                reply = self.ask("GET", f"/api/batches/{batch_id}")
-                if reply.status_code == 200 and reply.json()["finishedAt"]:
-                    return dict(reply.json())
-            return None
-
-        return dict(wait_for(finished, "the batch to finish", 60))
-
-    def record(self, name: str, url: str, *, token: str | None = None) -> threading.Thread:
-        """Keeps what a stream says, to its end; join the thread."""
-
-        def read() -> None:
-            headers = {"Accept": "text/event-stream"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
-            with (
-                suppress(httpx.TransportError),
-                self._http.stream("GET", url, headers=headers, timeout=60) as response,
-            ):
-                for chunk in response.iter_text():
-                    self._written.add(name, chunk)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        return thread
-
-    def close(self) -> None:
-        self._http.close()
-
-
-class Monitor:
-    """All that passes through Redis, as MONITOR tells it, through restarts."""
-
-    def __init__(self, url: str, written: Written) -> None:
-        self._url, self._written = url, written
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(20)
-
-    def _follow(self) -> None:
-        while not self._stop.is_set():
-            client = redis.Redis.from_url(self._url, socket_timeout=1)
-            with suppress(redis.RedisError, OSError), client.monitor() as monitor:
-                self._listen(monitor)
-            client.close()
-            time.sleep(0.05)
-
-    def _listen(self, monitor: Any) -> None:
-        while not self._stop.is_set():
-            with suppress(redis.TimeoutError):
-                self._written.add("redis", monitor.next_command()["command"])
 
 
 @pytest.fixture(params=["json", "text"])
@@ -236,7 +89,7 @@ def test_nothing_that_a_full_run_writes_holds_a_secret(run: Run, known: Known, f
     nowhere = [known.secret, known.ticket_key, known.old_key, known.password, known.header, known.by_host, known.wrong]
     nowhere += [*known.key_file.splitlines()[1:-1], *passwords, client.good]
     for value in nowhere:
-        for way in _ways(value):
+        for way in ways_of(value):
             assert written.around(way) == {}
     assert {where: JWT.findall(text) for where, text in written.texts.items() if JWT.search(text)} == {}
     assert [where for where in written.having(known.private) if where in logs] == [], "what is its owner's, in a log"
@@ -370,7 +223,7 @@ def _outages(run: Run, client: Client, known: Known, written: Written) -> None:
         created = client.create(batch(known, "say", "raise", "say"))
         name = f"stream while {part} is killed"
         stream = client.record(name, created["streamUrl"])
-        wait_for(lambda name=name: name in written.texts, "the stream to begin")
+        wait_for(lambda name=name: "event: progress" in written.texts.get(name, ""), "the stream to say something")
         before = run.running.pids[part]
         for pid in before:
             os.kill(pid, signal.SIGKILL)
@@ -461,26 +314,3 @@ def _assert_well_formed(where: str, text: str, form: str) -> None:
             event = json.loads(line)
             assert event.keys() >= {"timestamp", "level", "event", "service"}, (where, line)
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", event["timestamp"])
-
-
-def _ways(value: str) -> set[str]:
-    """How it could have been written, worked out here without the code that is to find it."""
-    data = value.encode()
-    ways = {
-        value,
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-        json.dumps(json.dumps(value)[1:-1])[1:-1],
-        repr(value)[1:-1],
-        repr(data)[2:-1],
-        quote(value),
-        quote(value, safe=""),
-        quote_plus(value),
-        data.hex(),
-    }
-    half = value[: len(value) // 2]  # which a cut would leave
-    ways |= {half, json.dumps(half)[1:-1], json.dumps(half, ensure_ascii=False)[1:-1]}
-    for before in ("", "x", "xx"):
-        encoded = base64.b64encode(before.encode() + data).decode()
-        ways.add(encoded[4 if before else 0 : len(encoded) - len(encoded) % 4 - 4])
-    return {way for way in ways if len(way) > 3}

@@ -192,7 +192,10 @@ def assert_deliveries(told: list[Seen], causes: set[str]) -> None:
     assert max(one.attributes["headway.readers"] for one in deliveries) == VIEWERS
     whole = [one for one in deliveries if not one.attributes["headway.readers_woken"]]
     assert any(one.attributes["headway.bytes"] > 100 * VIEWERS for one in whole)
-    assert all(0 <= one.attributes["headway.lag_ms"] < 60_000 for one in deliveries)
+    # what came by a look at the database and not by a worker's frame has none
+    lags = [one.attributes["headway.lag_ms"] for one in deliveries if "headway.lag_ms" in one.attributes]
+    assert lags
+    assert all(0 <= lag < 60_000 for lag in lags)
 
 
 @contextmanager

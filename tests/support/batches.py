@@ -57,7 +57,7 @@ def transition_rows(engine: sa.Engine, batch_id: UUID) -> list[sa.Row[Any]]:
         return list(connection.execute(sa.select(table).where(table.c.batch_id == batch_id).order_by(table.c.id)))
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """What `condition` returns, once that is true."""
     until = time.monotonic() + seconds
     while not (value := condition()):

@@ -19,7 +19,7 @@ ESTIMATES = {"waiting", "etaSeconds", "etaLow", "etaHigh"}
 
 _ORDER = {"log": 0, "progress": 1, "complete": 2}
 _OTHERS = {"ping", "timeout", "error"}
-_PATIENCE = 20.0
+_PATIENCE = 45.0
 
 
 class Event(Struct):

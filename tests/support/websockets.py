@@ -23,7 +23,7 @@ from tests.support.web import served
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
-_PATIENCE = 20.0
+_PATIENCE = 45.0
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
